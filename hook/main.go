@@ -1,0 +1,90 @@
+// Command gatewarden-hook is the OCI hook that installs a gateway, and the warden that it starts.
+//
+//	gatewarden-hook createRuntime|poststop [--config FILE] [--namespace NS] [--profile NAME]   run by an OCI runtime
+//	gatewarden-hook version
+//
+// The other modes are its own: "warden DIR" is the supervisor of one container, "join" puts a launcher into it, and
+// "init" is libcontainer's half of that, inside the container's namespaces.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/install"
+	"github.com/gatewarden/gatewarden/internal/join"
+	"github.com/gatewarden/gatewarden/internal/version"
+	"github.com/gatewarden/gatewarden/internal/warden"
+)
+
+// libcontainer's init has to take over before anything else of this program runs.
+func init() {
+	if len(os.Args) == 2 && os.Args[1] == "init" {
+		join.Init()
+	}
+}
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	if len(args) == 0 {
+		return usage()
+	}
+	switch args[0] {
+	case "version", "--version", "-v":
+		fmt.Println("gatewarden-hook", version.Version)
+		return 0
+	case "createRuntime":
+		return hook(args, install.CreateRuntime)
+	case "poststop":
+		return hook(args, install.Poststop)
+	case "warden":
+		if len(args) != 2 {
+			return usage()
+		}
+		return warden.Main(args[1], version.Version)
+	case "join":
+		return join.Main()
+	}
+	return usage()
+}
+
+// hook runs one hook verb. Its standard error is the runtime's, and by way of that the user's: one line.
+func hook(args []string, verb func(io.Reader, config.Config, install.Options) error) int {
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	path := flags.String("config", "", "")
+	var opt install.Options
+	flags.StringVar(&opt.Namespace, "namespace", "", "")
+	flags.StringVar(&opt.Profile, "profile", "", "")
+	err := flags.Parse(args[1:])
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if err == nil {
+		err = install.Harden()
+	}
+	var cfg config.Config
+	if err == nil {
+		cfg, err = config.Load(*path)
+	}
+	if err == nil {
+		err = verb(os.Stdin, cfg, opt)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "gatewarden: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
+func usage() int {
+	fmt.Fprintln(os.Stderr, "usage: gatewarden-hook createRuntime|poststop [--config FILE] [--namespace NS] [--profile NAME]\n"+
+		"An OCI runtime calls it; see gatewarden-hook(8). To control a gateway, use gatewarden.")
+	return 2
+}

@@ -1,0 +1,150 @@
+// Package cgroup finds the cgroup of a container and reads what its warden needs: the member processes and whether they
+// are frozen. It writes nothing; resources are the runtime's business.
+package cgroup
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// Bounds of what is read: of one cgroup file in bytes, and of the processes of one container.
+const (
+	maxFile = 4 << 20
+	maxDirs = 4096
+)
+
+// Group is the cgroup of one container, on a v1 controller that has the freezer, or on the v2 hierarchy.
+type Group struct {
+	dir string
+	v2  bool
+}
+
+// Of finds the cgroup of a process from the content of its /proc/PID/cgroup (cgroups(7)) and the cgroup mounts of the
+// caller. A hybrid host has v1 controllers beside an empty v2 hierarchy: v1 wins where it has the freezer, since the
+// container runtimes put the container's processes there.
+func Of(procCgroup []byte) (Group, error) {
+	paths, err := parse(procCgroup)
+	if err != nil {
+		return Group{}, fmt.Errorf("cannot read the container's cgroup: %w", err)
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return Group{}, fmt.Errorf("cannot list the host's cgroup mounts: %w", err)
+	}
+	for _, want := range []string{"freezer", ""} {
+		path, ok := paths[want]
+		if !ok {
+			continue
+		}
+		for _, m := range mounts {
+			if v2 := m.FSType == "cgroup2"; v2 != (want == "") || (!v2 && !hasOption(m.VFSOptions, want)) {
+				continue
+			}
+			rel, err := filepath.Rel(m.Root, path)
+			if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+				continue
+			}
+			return Group{dir: filepath.Join(m.Mountpoint, rel), v2: want == ""}, nil
+		}
+	}
+	return Group{}, errors.New("cannot find the container's cgroup: no freezer (v1) and no cgroup2 hierarchy is mounted here")
+}
+
+func hasOption(options, want string) bool {
+	for o := range strings.SplitSeq(options, ",") {
+		if o == want {
+			return true
+		}
+	}
+	return false
+}
+
+// parse gives the path for each controller; the v2 hierarchy is the controller "".
+func parse(data []byte) (map[string]string, error) {
+	paths := map[string]string{}
+	sc := bufio.NewScanner(bytes.NewReader(data))
+	for sc.Scan() {
+		f := strings.SplitN(sc.Text(), ":", 3)
+		if len(f) != 3 || !strings.HasPrefix(f[2], "/") {
+			return nil, fmt.Errorf("line %q is not HIERARCHY:CONTROLLERS:PATH", sc.Text())
+		}
+		for c := range strings.SplitSeq(f[1], ",") {
+			paths[c] = f[2]
+		}
+	}
+	return paths, sc.Err()
+}
+
+// Dir is the cgroup's directory on the host.
+func (g Group) Dir() string { return g.dir }
+
+// Frozen tells whether the container is paused: asked to be, or already.
+func (g Group) Frozen() (bool, error) {
+	if g.v2 {
+		events, err := read(filepath.Join(g.dir, "cgroup.freeze"))
+		return strings.TrimSpace(string(events)) == "1", err
+	}
+	state, err := read(filepath.Join(g.dir, "freezer.state"))
+	s := strings.TrimSpace(string(state))
+	return s == "FROZEN" || s == "FREEZING", err
+}
+
+// Procs lists the numbers of the processes in the cgroup and in those below it. A process can't leave them without
+// writing to cgroupfs, which a container that is not privileged can't. The numbers are as of now: hold each process and
+// check it before believing anything of it.
+func (g Group) Procs() ([]int, error) {
+	var pids []int
+	dirs := 0
+	err := filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) && path != g.dir {
+				return nil // a child cgroup was removed meanwhile
+			}
+			return err
+		}
+		if !d.IsDir() {
+			return nil
+		}
+		if dirs++; dirs > maxDirs {
+			return fmt.Errorf("more than %d cgroups below %s", maxDirs, g.dir)
+		}
+		data, err := read(filepath.Join(path, "cgroup.procs"))
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) && path != g.dir {
+				return fs.SkipDir
+			}
+			return err
+		}
+		for line := range strings.Lines(string(data)) {
+			pid, err := strconv.Atoi(strings.TrimSpace(line))
+			if err != nil {
+				return fmt.Errorf("cannot read %s/cgroup.procs: %w", path, err)
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the processes of cgroup %s: %w", g.dir, err)
+	}
+	return pids, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFile))
+}

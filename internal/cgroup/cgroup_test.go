@@ -1,0 +1,111 @@
+package cgroup
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// member starts a process in a new cgroup of the host's freezer hierarchy (v1) or unified one (v2).
+func member(t *testing.T) (Group, int) {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := Of(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(own.Dir(), "gwt-")
+	if err != nil {
+		t.Fatal("this test needs root and a cgroup to write in: ", err)
+	}
+	sub := filepath.Join(dir, "sub")
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", "echo $$ > "+sub+"/cgroup.procs && echo ok && exec sleep 60")
+	ready, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout = w
+	var pidfd int
+	cmd.SysProcAttr = &unix.SysProcAttr{PidFD: &pidfd}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	t.Cleanup(func() {
+		unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		cmd.Wait()
+		unix.Close(pidfd)
+		os.Remove(sub)
+		os.Remove(dir)
+	})
+	if _, err := ready.Read(make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	data, err = os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "cgroup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := Of(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.Dir() != sub {
+		t.Fatalf("cgroup is %s, want %s", g.Dir(), sub)
+	}
+	return Group{dir: dir, v2: g.v2}, cmd.Process.Pid
+}
+
+func TestProcsFindsMembersOfSubCgroupsToo(t *testing.T) {
+	g, pid := member(t)
+	pids, err := g.Procs()
+	if err != nil || !slices.Equal(pids, []int{pid}) {
+		t.Errorf("got %v, %v; want %d", pids, err, pid)
+	}
+}
+
+func TestFrozenFollowsTheFreezer(t *testing.T) {
+	g, _ := member(t)
+	file, on, off := "freezer.state", "FROZEN", "THAWED"
+	if g.v2 {
+		file, on, off = "cgroup.freeze", "1", "0"
+	}
+	for _, c := range []struct {
+		write string
+		want  bool
+	}{{on, true}, {off, false}} {
+		if err := os.WriteFile(filepath.Join(g.Dir(), file), []byte(c.write), 0); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := g.Frozen(); got != c.want || err != nil {
+			t.Errorf("after %q: %v, %v", c.write, got, err)
+		}
+	}
+}
+
+func TestParseRefusesLinesThatAreNotCgroups(t *testing.T) {
+	for _, bad := range []string{"x", "1:freezer", "1:freezer:relative"} {
+		if _, err := parse([]byte(bad)); err == nil {
+			t.Errorf("accepted %q", bad)
+		}
+	}
+	got, err := parse([]byte("3:cpu,cpuacct:/a\n2:freezer:/b:c\n0::/d\n"))
+	if err != nil || got["cpuacct"] != "/a" || got["freezer"] != "/b:c" || got[""] != "/d" {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("3:cpu,cpuacct:/a\n0::/d\n"))
+	f.Fuzz(func(t *testing.T, data []byte) { parse(data) })
+}

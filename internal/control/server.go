@@ -1,0 +1,174 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+)
+
+// maxClients bounds the connections that a warden serves at a time. Only root can connect, so this protects the
+// warden's memory from a client gone wild, not from an attacker.
+const maxClients = 64
+
+// requestTimeout is how long a client may take to send its request after it connected.
+const requestTimeout = 5 * time.Second
+
+// Handler carries out one request. It calls send for each message; the last one has Done set. send fails when the client
+// is gone, and ctx ends then too; what a handler has begun it must finish all the same.
+type Handler func(ctx context.Context, req Request, uid int, send func(Message) error)
+
+// Listen makes the socket in dir, which must be the root-owned 0700 run directory of a container.
+func Listen(dir string) (*net.UnixListener, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the run directory %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(fd) + "/" + SocketName})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the control socket in %s: %w", dir, err)
+	}
+	// The name would be unlinked through a descriptor number that is no longer ours. The run directory's owner removes it.
+	l.SetUnlinkOnClose(false)
+	if err := unix.Fchmodat(fd, SocketName, 0o600, 0); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot set the mode of the control socket in %s: %w", dir, err)
+	}
+	return l, nil
+}
+
+// Serve answers clients until l is closed, then waits for those that it still serves.
+func Serve(ctx context.Context, l *net.UnixListener, h Handler) {
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	places := make(chan struct{}, maxClients)
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// EMFILE and the like pass; a closed socket does not.
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		places <- struct{}{}
+		clients.Go(func() {
+			defer func() { <-places }()
+			defer conn.Close()
+			serve(ctx, conn, h)
+		})
+	}
+}
+
+func serve(ctx context.Context, conn *net.UnixConn, h Handler) {
+	enc := json.NewEncoder(conn)
+	send := func(m Message) error {
+		conn.SetWriteDeadline(time.Now().Add(requestTimeout))
+		return enc.Encode(m)
+	}
+	refuse := func(format string, args ...any) {
+		send(Message{Done: true, Error: code.Errorf(code.Internal, code.StageQueue, format, args...)})
+	}
+	uid, err := authenticate(conn)
+	if err != nil {
+		refuse("request refused: %w", err)
+		return
+	}
+	conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	r := bufio.NewReader(conn)
+	line, err := readLine(r, MaxRequest)
+	if err != nil {
+		refuse("cannot read the request: %w", err)
+		return
+	}
+	req, err := ParseRequest(line)
+	if err != nil {
+		refuse("cannot read the request: %w", err)
+		return
+	}
+	conn.SetReadDeadline(time.Time{})
+
+	// A client sends nothing after its request: the next read tells that it is gone.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer cancel()
+		r.ReadByte()
+	}()
+	h(ctx, req, uid, send)
+}
+
+// authenticate lets only root of the host's own user namespace in: UID 0 as the kernel translates it for us. The socket's
+// directory says the same; this holds even if somebody loosens its mode.
+func authenticate(conn *net.UnixConn) (int, error) {
+	cred, err := peerCred(conn)
+	if err != nil {
+		return 0, err
+	}
+	if cred.Uid != uint32(os.Geteuid()) {
+		return 0, fmt.Errorf("UID %d may not control a gateway; only UID %d may", cred.Uid, os.Geteuid())
+	}
+	return int(cred.Uid), nil
+}
+
+// ParseRequest reads one request strictly: no unknown key, no trailing data, known version and verb, bounded strings.
+func ParseRequest(line []byte) (Request, error) {
+	if len(line) > MaxRequest {
+		return Request{}, fmt.Errorf("%w: over %d bytes", errTooLong, MaxRequest)
+	}
+	req, err := parse[Request](line)
+	if err != nil {
+		return Request{}, err
+	}
+	if req.Version != Version {
+		return Request{}, fmt.Errorf("protocol version %d is not spoken here, only %d: client and warden differ in age", req.Version, Version)
+	}
+	switch req.Verb {
+	case Status, Restart, Recover, Probe, Signal, Await, Watch:
+	default:
+		return Request{}, fmt.Errorf("unknown verb %q", req.Verb)
+	}
+	switch {
+	case req.Timeout < 0 || req.Timeout > 24*time.Hour:
+		return Request{}, fmt.Errorf("timeout %v is not between 0 and 24h", req.Timeout)
+	case len(req.Reason) > MaxReason:
+		return Request{}, fmt.Errorf("reason is longer than %d bytes", MaxReason)
+	case len(req.RequestID) > MaxRequestID:
+		return Request{}, fmt.Errorf("request id is longer than %d bytes", MaxRequestID)
+	case len(req.Via) > 32:
+		return Request{}, fmt.Errorf("via is longer than 32 bytes")
+	case req.Signal != "" && unix.SignalNum(req.Signal) == 0:
+		return Request{}, fmt.Errorf("unknown signal %q", req.Signal)
+	case req.Verb == Signal && req.Signal == "":
+		return Request{}, fmt.Errorf("the verb %q needs a signal", req.Verb)
+	}
+	return req, nil
+}
+
+// parse decodes exactly one JSON value without unknown keys.
+func parse[T any](line []byte) (T, error) {
+	var v T
+	dec := json.NewDecoder(bytes.NewReader(line))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&v); err != nil {
+		return v, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return v, fmt.Errorf("more than one value on a line")
+	}
+	return v, nil
+}

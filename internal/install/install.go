@@ -1,0 +1,272 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/mount"
+	"github.com/gatewarden/gatewarden/internal/posture"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/trusted"
+	"github.com/gatewarden/gatewarden/oci"
+)
+
+// Options are the hook's own flags.
+type Options struct {
+	Namespace string // containerd namespace; "": learned from the bundle's path, else "default"
+	Profile   string // named by the administrator, so that no annotation is needed and [select] does not count
+}
+
+// CreateRuntime installs the gateway of the container whose state is on stdin. A container for which neither opt nor an
+// annotation names a profile is left alone. The error is one that the user of the container should read; of what it made,
+// CreateRuntime has then removed everything.
+func CreateRuntime(stdin io.Reader, cfg config.Config, opt Options) error {
+	state, err := oci.ReadState(stdin, oci.CreateRuntime)
+	if err != nil {
+		return fmt.Errorf("cannot install a gateway: %w", err)
+	}
+	namespace, err := namespaceOf(state, opt)
+	if err != nil {
+		return fmt.Errorf("cannot install a gateway for %s: %w", state.ID, err)
+	}
+	container := namespace + "/" + state.ID
+	spec, err := oci.LoadSpec(state.Bundle)
+	if err != nil {
+		return fmt.Errorf("cannot install a gateway for %s: %w", container, err)
+	}
+	name, annotated, err := profileName(spec, opt)
+	if err != nil {
+		return fmt.Errorf("cannot install a gateway for %s: %w", container, err)
+	}
+	if name == "" {
+		return nil
+	}
+	i := &installation{state: state, spec: spec, record: Install{
+		Version: recordVersion, Namespace: namespace, ID: state.ID, Bundle: state.Bundle, Profile: name, Config: paths(cfg),
+	}}
+	defer i.unlock()
+	if err := i.run(annotated); err != nil {
+		i.undo()
+		return fmt.Errorf("cannot install gateway %q for %s: %w", name, container, err)
+	}
+	return nil
+}
+
+// namespaceOf is the containerd namespace of a container, which hooks are not told: containerd's bundles are at
+// STATE/io.containerd.runtime.v2.task/NAMESPACE/ID.
+func namespaceOf(state oci.State, opt Options) (string, error) {
+	namespace := opt.Namespace
+	if namespace == "" {
+		namespace = "default"
+		dir, id := filepath.Split(state.Bundle)
+		tasks, ns := filepath.Split(filepath.Clean(dir))
+		if id == state.ID && filepath.Base(tasks) == "io.containerd.runtime.v2.task" {
+			namespace = ns
+		}
+	}
+	if !oci.ValidID(namespace) {
+		return "", fmt.Errorf("namespace %.80q is not a containerd namespace", namespace)
+	}
+	return namespace, nil
+}
+
+// profileName is the profile of a container, or "", and whether an annotation named it.
+func profileName(spec *specs.Spec, opt Options) (name string, annotated bool, err error) {
+	if opt.Profile != "" {
+		if !oci.ValidProfileName(opt.Profile) {
+			return "", false, fmt.Errorf("--profile %.80q is not a profile's name", opt.Profile)
+		}
+		return opt.Profile, false, nil
+	}
+	name, err = oci.Gateway(spec.Annotations)
+	return name, name != "", err
+}
+
+// installation is one createRuntime in progress.
+type installation struct {
+	state   oci.State
+	spec    *specs.Spec
+	record  Install
+	profile *profile.Profile
+	init    *process.Process
+	lock    *os.File
+	made    []func() // removes what was made, in the order in which it was made
+}
+
+func (i *installation) undo() {
+	for _, remove := range slices.Backward(i.made) {
+		remove()
+	}
+}
+
+// unlock lets go of this process's hold of the lock. The warden's, if there is one, is of the same open file description
+// and keeps it locked (flock(2)).
+func (i *installation) unlock() {
+	if i.lock != nil {
+		i.lock.Close()
+	}
+}
+
+func (i *installation) run(annotated bool) (err error) {
+	// What can be judged without touching anything comes first.
+	if i.profile, err = profile.Load(i.record.Config.ProfileDir, i.record.Profile); err != nil {
+		return err
+	}
+	if annotated {
+		if err := i.profile.SelectableBy(i.record.Namespace); err != nil {
+			return err
+		}
+	}
+	judged := posture.Check(i.spec, i.profile)
+	if err := judged.Err(); err != nil {
+		return err
+	}
+	if i.record.Rootfs, err = rootfs(i.state.Bundle, i.spec); err != nil {
+		return err
+	}
+
+	if i.init, err = process.Open(i.state.PID); err != nil {
+		return fmt.Errorf("cannot take hold of the container's init: %w", err)
+	}
+	defer i.init.Close()
+	i.record.InitPID, i.record.InitStart = i.init.PID(), i.init.Start()
+	program, err := i.checkProgram()
+	if err != nil {
+		return err
+	}
+	if err := program.Err(); err != nil {
+		return err
+	}
+	i.record.PostureAllows = posture.Allows(judged, program)
+	if i.record.RuntimeRoot, err = runtimeRoot(i.state.Bundle, i.record.Namespace, i.state.ID, os.Getppid()); err != nil {
+		return err
+	}
+
+	if err := i.claim(); err != nil {
+		return err
+	}
+	sources, err := i.sources()
+	defer closeSources(sources)
+	if err != nil {
+		return err
+	}
+	// The runtime fails the create if we fail, and the mounts die with the container's mount namespace.
+	i.record.Mounts, err = mount.Place(i.init, i.record.Rootfs, sources, mount.Options{
+		PinParents:   workloadOwnsRoot(i.spec),
+		ReadOnlyRoot: i.spec.Root.Readonly,
+	})
+	if err != nil {
+		return err
+	}
+	if err := i.write(); err != nil {
+		return err
+	}
+	return i.startWarden()
+}
+
+// workloadOwnsRoot tells whether the workload has the UID that owns the image's directories, or may come to have it.
+func workloadOwnsRoot(spec *specs.Spec) bool {
+	return spec.Process == nil || spec.Process.User.UID == 0 || !spec.Process.NoNewPrivileges
+}
+
+func rootfs(bundle string, spec *specs.Spec) (string, error) {
+	if spec.Root == nil || spec.Root.Path == "" {
+		return "", errors.New("the specification has no root filesystem")
+	}
+	if filepath.IsAbs(spec.Root.Path) {
+		return filepath.Clean(spec.Root.Path), nil
+	}
+	return filepath.Join(bundle, spec.Root.Path), nil
+}
+
+// sources opens what is to be mounted: [[mount]] entries, then [[state]] directories, which are made if need be.
+func (i *installation) sources() ([]mount.Source, error) {
+	var sources []mount.Source
+	for _, m := range i.profile.Mounts {
+		f, err := trusted.OpenPath(m.Source)
+		if err != nil {
+			return sources, fmt.Errorf("cannot mount %s: %w", m.Source, err)
+		}
+		sources = append(sources, mount.Source{File: f, Path: m.Source, Target: m.Target})
+	}
+	for _, s := range i.profile.States {
+		f, err := i.stateSource(s.Target)
+		if err != nil {
+			return sources, err
+		}
+		sources = append(sources, mount.Source{File: f, Path: f.Name(), Target: s.Target, Writable: true})
+	}
+	return sources, nil
+}
+
+func closeSources(sources []mount.Source) {
+	for _, s := range sources {
+		s.File.Close()
+	}
+}
+
+// Poststop removes what CreateRuntime made for the container whose state is on stdin, except [[state]] directories. A
+// container that has no gateway, or whose installation failed, is no error. The warden ends by itself with the container's
+// init; Poststop waits for that.
+func Poststop(stdin io.Reader, cfg config.Config, opt Options) error {
+	state, err := oci.ReadState(stdin, oci.Poststop)
+	if err != nil {
+		return fmt.Errorf("cannot clean up after a gateway: %w", err)
+	}
+	namespace, err := namespaceOf(state, opt)
+	if err != nil {
+		return fmt.Errorf("cannot clean up after the gateway of %s: %w", state.ID, err)
+	}
+	i := Install{Namespace: namespace, ID: state.ID, Config: paths(cfg)}
+	if err := i.clean(state.Bundle, wardenEnds); err != nil {
+		return fmt.Errorf("cannot clean up after the gateway of %s/%s: %w", namespace, state.ID, err)
+	}
+	return nil
+}
+
+// wardenEnds is how long poststop waits for the warden of a container whose init is gone.
+const wardenEnds = 5 * time.Second
+
+// clean removes the traces of i's container, which ran from bundle.
+func (i Install) clean(bundle string, patience time.Duration) error {
+	dir := i.RunDir()
+	// Two runtimes can each have a container of this name, in roots of their own. Only one of them got a gateway.
+	record, err := Read(dir)
+	if err == nil && record.Bundle != bundle {
+		return nil
+	}
+	lock, err := lockExisting(dir, patience)
+	switch {
+	case errors.Is(err, errLocked):
+		if record.Version != 0 && alive(record) {
+			return nil
+		}
+		return fmt.Errorf("its warden has not ended %v after the container; see %s", patience, filepath.Join(i.LogDir(), LogName))
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		defer lock.Close()
+	}
+	return errors.Join(RemoveRunDir(dir), removeLogs(i.LogDir()), i.removeJournal())
+}
+
+// alive tells whether the container's init, that very process, still runs.
+func alive(i Install) bool {
+	p, err := process.Open(i.InitPID)
+	if err != nil {
+		return false
+	}
+	defer p.Close()
+	return p.Start() == i.InitStart && !p.Exited()
+}

@@ -1,0 +1,167 @@
+package join
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // its constructor enters the namespaces in `init`
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+)
+
+// Init is the other half of libcontainer's Run: the process that is already in the container's namespaces and turns into
+// the launcher. Call it from an init function of the binary when the first argument is "init", before anything else runs.
+func Init() { libcontainer.Init() }
+
+// Main is `gatewarden-hook join`. It returns the exit status.
+func Main() int {
+	pid, pidfd, err := run()
+	a := answer{PID: pid}
+	var rights []byte
+	if err != nil {
+		a.Error = code.From(err, code.StageLaunch)
+		if a.Error.Code == code.Internal {
+			a.Error.Code, a.Error.Retryable = code.LaunchFailed, true
+		}
+	} else {
+		rights = unix.UnixRights(pidfd)
+	}
+	line, err := json.Marshal(a)
+	if err == nil {
+		err = unix.Sendmsg(resultFD, line, rights, nil, unix.MSG_NOSIGNAL)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gatewarden-hook join: cannot answer:", err)
+		return 1
+	}
+	return 0
+}
+
+func run() (pid, pidfd int, err error) {
+	for fd := resultFD; fd <= stderrFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	buf := make([]byte, maxMessage)
+	n, _, err := unix.Recvfrom(resultFD, buf, 0)
+	if err != nil {
+		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
+	}
+	req, err := parse[Request](buf[:n])
+	if err != nil {
+		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
+	}
+	// The warden ends us when its own deadline passes; this one only keeps an orphan from waiting for ever.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := awaitState(ctx, filepath.Join(req.Root, req.ID)); err != nil {
+		return 0, -1, err
+	}
+	c, err := libcontainer.Load(req.Root, req.ID)
+	if err != nil {
+		return 0, -1, fmt.Errorf("cannot load container %s from %s: %w", req.ID, req.Root, err)
+	}
+	if err := check(c, req); err != nil {
+		return 0, -1, err
+	}
+	nnp := true
+	var groups []int
+	for _, g := range req.Groups {
+		groups = append(groups, int(g))
+	}
+	p := &libcontainer.Process{
+		// The launcher is the first of ExtraFiles. The path is resolved by the kernel inside the container, where the
+		// file does not exist: only the descriptor does. That it really runs is checked by the warden, by inode.
+		Args:             []string{"/proc/self/fd/3"},
+		Env:              []string{},
+		Cwd:              "/",
+		UID:              int(req.UID),
+		GID:              int(req.GID),
+		AdditionalGroups: groups,
+		// Explicitly nothing, or the container's own sets would be taken.
+		Capabilities: &configs.Capabilities{
+			Bounding: req.Capabilities, Permitted: req.Capabilities, Effective: req.Capabilities,
+			Inheritable: req.Capabilities, Ambient: req.Capabilities,
+		},
+		NoNewPrivileges: &nnp,
+		Stdout:          os.NewFile(stdoutFD, "stdout"),
+		Stderr:          os.NewFile(stderrFD, "stderr"),
+		ExtraFiles:      []*os.File{os.NewFile(launcherFD, "launcher"), os.NewFile(controlFD, "control")},
+	}
+	if err := c.Run(p); err != nil {
+		return 0, -1, fmt.Errorf("cannot start a process in container %s: %w", req.ID, err)
+	}
+	pid, err = p.Pid()
+	if err != nil {
+		return 0, -1, err
+	}
+	// It is our child and we do not reap it: the number is its own.
+	pidfd, err = unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return 0, -1, fmt.Errorf("cannot open the launcher, process %d: %w", pid, err)
+	}
+	return pid, pidfd, nil
+}
+
+// check insists that the state file is of the container that the hook was called for: same init, same start time.
+func check(c *libcontainer.Container, req Request) error {
+	st, err := c.State()
+	if err != nil {
+		return fmt.Errorf("cannot read the state of container %s: %w", req.ID, err)
+	}
+	if st.InitProcessPid != req.InitPID || st.InitProcessStartTime != req.InitStart {
+		return code.Errorf(code.NotRunning, code.StageLaunch,
+			"container %s is not the one that the gateway was installed for: its init is process %d started at %d, not process %d started at %d",
+			req.ID, st.InitProcessPid, st.InitProcessStartTime, req.InitPID, req.InitStart)
+	}
+	status, err := c.Status()
+	if err != nil {
+		return fmt.Errorf("cannot read the status of container %s: %w", req.ID, err)
+	}
+	switch status {
+	case libcontainer.Created, libcontainer.Running:
+		return nil
+	case libcontainer.Paused:
+		return code.Errorf(code.Paused, code.StageLaunch, "container %s is paused: resume it first", req.ID)
+	}
+	return code.Errorf(code.NotRunning, code.StageLaunch, "container %s is %s", req.ID, status)
+}
+
+// awaitState waits for dir/state.json, which runc renames into place after the createRuntime hooks have returned.
+func awaitState(ctx context.Context, dir string) error {
+	path := filepath.Join(dir, "state.json")
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("cannot watch %s: %w", dir, err)
+	}
+	watch := os.NewFile(uintptr(fd), "inotify")
+	defer watch.Close()
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_DELETE_SELF|unix.IN_ONLYDIR); err != nil {
+		return code.Errorf(code.NotRunning, code.StageLaunch, "cannot watch the container's state directory %s: %w", dir, err)
+	}
+	if d, ok := ctx.Deadline(); ok {
+		watch.SetReadDeadline(d)
+	}
+	buf := make([]byte, 4096)
+	for {
+		// Looked for after the watch began: it can't appear unnoticed.
+		if _, err := os.Lstat(path); err == nil {
+			return nil
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if _, err := os.Lstat(dir); err != nil {
+			return code.Errorf(code.NotRunning, code.StageLaunch, "the container's state directory %s is gone: %w", dir, err)
+		}
+		if _, err := watch.Read(buf); err != nil {
+			return fmt.Errorf("%s did not appear: %w", path, err)
+		}
+	}
+}

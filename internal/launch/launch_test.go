@@ -1,0 +1,208 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// start runs the launcher as libcontainer does: its own file is descriptor 3, its control socket 4.
+func start(t *testing.T, env []string) (*Gate, *exec.Cmd, *strings.Builder) {
+	t.Helper()
+	file, err := File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	gate, theirs, err := NewGate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	var out strings.Builder
+	cmd := exec.Command("/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{file, theirs}
+	cmd.Env = env
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		gate.Close()
+		cmd.Wait()
+	})
+	return gate, cmd, &out
+}
+
+func ctx(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func open(t *testing.T, path string) *os.File {
+	t.Helper()
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func TestAReleasedLauncherBecomesTheProgramWithExactlyTheOrderedArgumentsEnvironmentAndDirectory(t *testing.T) {
+	gate, cmd, out := start(t, []string{"LD_PRELOAD=/evil.so", "LEFT=over"})
+	if err := gate.AwaitParked(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	err := gate.Release(ctx(t), Order{
+		Exe: open(t, "/bin/sh"), Cwd: "/usr", Env: []string{"A=1", "EMPTY="},
+		Arg: []string{"renamed", "-c", `echo "$0 $1 $PWD"; readlink /proc/self/cwd; tr "\0" " " </proc/$$/environ; echo; ls /proc/$$/fd | tr "\n" " "`, "zero", "one two", ""},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	lines := strings.Split(out.String(), "\n")
+	if lines[0] != "zero one two /usr" || lines[1] != "/usr" || strings.TrimSpace(lines[2]) != "A=1 EMPTY=" {
+		t.Errorf("the program saw %q", lines)
+	}
+	if fds := strings.Fields(lines[3]); !slices.Equal(fds, []string{"0", "1", "2"}) {
+		t.Errorf("the program inherited descriptors %v, want 0, 1 and 2 alone", fds)
+	}
+}
+
+func TestALauncherThatCannotBecomeTheProgramSaysAtWhichStepAndWhy(t *testing.T) {
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("not a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		order Order
+		want  Failure
+	}{
+		"no such directory": {Order{Exe: open(t, "/bin/true"), Cwd: "/no/such", Arg: []string{"x"}}, Failure{ChangeDirectory, unix.ENOENT}},
+		"not executable":    {Order{Exe: open(t, "/etc/passwd"), Cwd: "/", Arg: []string{"x"}}, Failure{Exec, unix.EACCES}},
+		"not a program":     {Order{Exe: open(t, text), Cwd: "/", Arg: []string{"x"}}, Failure{Exec, unix.ENOEXEC}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate, cmd, _ := start(t, nil)
+			if err := gate.AwaitParked(ctx(t)); err != nil {
+				t.Fatal(err)
+			}
+			err := gate.Release(ctx(t), c.order)
+			if f, ok := errors.AsType[*Failure](err); !ok || *f != c.want {
+				t.Errorf("got %v, want %v", err, &c.want)
+			}
+			if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 127 {
+				t.Errorf("launcher ended with %v", cmd.ProcessState)
+			}
+		})
+	}
+}
+
+func TestAParkedLauncherLeavesWithoutAWordWhenItsWardenIsGone(t *testing.T) {
+	gate, cmd, out := start(t, nil)
+	if err := gate.AwaitParked(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	gate.Close()
+	if err := cmd.Wait(); err != nil || out.Len() != 0 {
+		t.Errorf("launcher ended with %v and said %q", err, out)
+	}
+}
+
+func TestALauncherRefusesAnOrderThatIsNotOne(t *testing.T) {
+	for name, bad := range map[string][]byte{
+		"wrong magic": make([]byte, 16), "too short": []byte("GLW1"), "no descriptor": {0x47, 0x4c, 0x57, 0x31, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate, cmd, _ := start(t, nil)
+			if err := gate.AwaitParked(ctx(t)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := gate.conn.Write(bad); err != nil {
+				t.Fatal(err)
+			}
+			step, errno, err := gate.answer(ctx(t))
+			if err != nil || step != ReadOrder || errno != unix.EPROTO {
+				t.Errorf("answer: %v %v %v", step, errno, err)
+			}
+			if cmd.Wait(); cmd.ProcessState.ExitCode() != 127 {
+				t.Errorf("launcher ended with %v", cmd.ProcessState)
+			}
+		})
+	}
+}
+
+func TestTheLaunchersFileCannotBeWritten(t *testing.T) {
+	f, err := File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{0}, 0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("write: %v, want EPERM from the seal", err)
+	}
+	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
+		t.Errorf("truncate: %v, want EPERM from the seal", err)
+	}
+}
+
+func TestEncodeRefusesWhatTheLauncherWouldNotTake(t *testing.T) {
+	long := strings.Repeat("x", MaxBody)
+	for name, o := range map[string]Order{
+		"no argument":        {Cwd: "/"},
+		"too many arguments": {Cwd: "/", Arg: make([]string, MaxStrings+1)},
+		"NUL":                {Cwd: "/", Arg: []string{"a\x00b"}},
+		"too long":           {Cwd: "/", Arg: []string{long}},
+	} {
+		if _, _, err := encode(o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestTheLongestOrderArrivesWhole(t *testing.T) {
+	gate, cmd, out := start(t, nil)
+	if err := gate.AwaitParked(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	// One argument of 128 KiB less one byte is the kernel's own bound (execve(2), MAX_ARG_STRLEN).
+	long := strings.Repeat("y", 1<<17-1)
+	if err := gate.Release(ctx(t), Order{Exe: open(t, "/bin/sh"), Cwd: "/", Arg: []string{"sh", "-c", "echo ${#0}", long}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || strings.TrimSpace(out.String()) != "131071" {
+		t.Errorf("%v, %q", err, out)
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add([]byte("GLW1\x00\x00\x00\x00\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var record [12]byte
+		if _, err := io.ReadFull(strings.NewReader(string(data)), record[:]); err != nil {
+			return
+		}
+		if step, _, err := decode(record); err == nil && step > Exec {
+			t.Errorf("accepted step %d", step)
+		}
+	})
+}

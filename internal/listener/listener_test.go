@@ -1,0 +1,470 @@
+package listener
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/netns"
+	"github.com/gatewarden/gatewarden/internal/netns/netnstest"
+	"github.com/gatewarden/gatewarden/internal/profile"
+)
+
+func tcp(s string) profile.Address {
+	ap := netip.MustParseAddrPort(s)
+	network := "tcp"
+	if ap.Addr().Is6() {
+		network = "tcp6"
+	}
+	return profile.Address{Network: network, AddrPort: ap}
+}
+
+// listen makes a listening TCP socket inside ns and gives its inode. v6only applies to IPv6 addresses.
+func listen(t *testing.T, ns *os.File, address string, v6only, mptcp bool) uint64 {
+	t.Helper()
+	fd := -1
+	protocol := unix.IPPROTO_TCP
+	if mptcp {
+		protocol = unix.IPPROTO_MPTCP
+	}
+	ap := netip.MustParseAddrPort(address)
+	err := netns.Do(ns, func() error {
+		family, sa := unix.AF_INET, unix.Sockaddr(nil)
+		if ap.Addr().Is6() {
+			family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+		} else {
+			sa = &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
+		}
+		var err error
+		if fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+		if family == unix.AF_INET6 {
+			only := 0
+			if v6only {
+				only = 1
+			}
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+				return err
+			}
+		}
+		if err := unix.Bind(fd, sa); err != nil {
+			return err
+		}
+		return unix.Listen(fd, 8)
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", address, err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return inodeOf(t, fd)
+}
+
+func inodeOf(t *testing.T, fd int) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+func open(t testing.TB, ns *os.File) *Table {
+	t.Helper()
+	table, err := Open(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { table.Close() })
+	return table
+}
+
+func TestTheSetOfListenersIsJudged(t *testing.T) {
+	type sock struct {
+		address string
+		v6only  bool
+		mptcp   bool
+		foreign bool
+	}
+	for _, tc := range []struct {
+		name    string
+		want    string
+		sockets []sock
+		verdict Verdict
+		named   int // index of the socket that the verdict names; -1: none
+	}{
+		{"nobody listens", "127.0.0.1:80", nil, Missing, -1},
+		{"another port does not matter", "127.0.0.1:80", []sock{{address: "127.0.0.1:81", foreign: true}}, Missing, -1},
+		{"IPv4", "127.0.0.1:80", []sock{{address: "127.0.0.1:80"}}, Owned, 0},
+		{"IPv6", "[::1]:80", []sock{{address: "[::1]:80"}}, Owned, 0},
+		{"MPTCP, as Go programs listen", "127.0.0.1:80", []sock{{address: "127.0.0.1:80", mptcp: true}}, Owned, 0},
+		{"foreign MPTCP", "127.0.0.1:80", []sock{{address: "127.0.0.1:80", mptcp: true, foreign: true}}, Contested, 0},
+		{"an IPv4 wildcard covers", "127.0.0.1:80", []sock{{address: "0.0.0.0:80"}}, Owned, 0},
+		{"an IPv6 wildcard covers", "[::1]:80", []sock{{address: "[::]:80", v6only: true}}, Owned, 0},
+		{"a dual-stack wildcard covers IPv4", "127.0.0.1:80", []sock{{address: "[::]:80"}}, Owned, 0},
+		{"a dual-stack wildcard covers the IPv4 wildcard", "0.0.0.0:80", []sock{{address: "[::]:80"}}, Owned, 0},
+		{"an IPv4-mapped address is that IPv4 address", "127.0.0.1:80", []sock{{address: "[::ffff:127.0.0.1]:80"}}, Owned, 0},
+		{"an IPv6-only wildcard does not cover IPv4", "127.0.0.1:80", []sock{{address: "[::]:80", v6only: true}}, Missing, 0},
+		{"a specific address does not cover the wildcard", "0.0.0.0:80", []sock{{address: "127.0.0.1:80"}}, Missing, 0},
+		{"an IPv4 wildcard does not cover IPv6", "[::1]:80", []sock{{address: "0.0.0.0:80"}}, Missing, 0},
+		{"the wrong address of one's own", "127.0.0.1:80", []sock{{address: "127.0.0.2:80"}}, Missing, 0},
+		{"a foreign holder", "127.0.0.1:80", []sock{{address: "127.0.0.1:80", foreign: true}}, Contested, 0},
+		{"a foreign wildcard", "127.0.0.1:80", []sock{{address: "0.0.0.0:80", foreign: true}}, Contested, 0},
+		{"a foreign twin under SO_REUSEPORT", "127.0.0.1:80",
+			[]sock{{address: "127.0.0.1:80"}, {address: "127.0.0.1:80", foreign: true}}, Contested, 1},
+		{"a twin of one's own under SO_REUSEPORT", "127.0.0.1:80",
+			[]sock{{address: "127.0.0.1:80"}, {address: "127.0.0.1:80"}}, Contested, -2},
+		{"a foreign listener on another address of the port", "127.0.0.1:80",
+			[]sock{{address: "127.0.0.1:80"}, {address: "127.0.0.2:80", foreign: true}}, Contested, 1},
+		{"a foreign listener in the other family", "127.0.0.1:80",
+			[]sock{{address: "127.0.0.1:80"}, {address: "[::1]:80", foreign: true}}, Contested, 1},
+		{"one's own listener in the other family", "127.0.0.1:80",
+			[]sock{{address: "127.0.0.1:80"}, {address: "[::1]:80"}}, Owned, 0},
+		{"one's own separate wildcards", "127.0.0.1:80",
+			[]sock{{address: "0.0.0.0:80"}, {address: "[::]:80", v6only: true}}, Owned, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ns := netnstest.New(t)
+			table := open(t, ns)
+			var inodes []uint64
+			mine := map[uint64]bool{}
+			for _, s := range tc.sockets {
+				inode := listen(t, ns, s.address, s.v6only, s.mptcp)
+				inodes = append(inodes, inode)
+				mine[inode] = !s.foreign
+			}
+			a := tcp(tc.want)
+			found, err := table.Find(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range found {
+				i := slices.Index(inodes, s.Inode)
+				if i < 0 {
+					t.Fatalf("found %v, which this test did not make", s)
+				}
+				if want := netip.MustParseAddrPort(tc.sockets[i].address); s.Local != want {
+					t.Errorf("inode %d is at %v, reported at %v", s.Inode, want, s.Local)
+				}
+				// The kernel itself sets the flag on a socket bound to one IPv6 address.
+				if s.Local.Addr().IsUnspecified() && s.V6Only != tc.sockets[i].v6only {
+					t.Errorf("%v: V6Only is %v", s, s.V6Only)
+				}
+				if int(s.UID) != os.Getuid() {
+					t.Errorf("%v: UID is not %d", s, os.Getuid())
+				}
+			}
+			got, verdict := Judge(a, found, func(i uint64) bool { return mine[i] })
+			if verdict != tc.verdict {
+				t.Fatalf("verdict is %s (%v), want %s; found %v", verdict, got, tc.verdict, found)
+			}
+			switch {
+			case tc.named >= 0 && got.Inode != inodes[tc.named]:
+				t.Errorf("the verdict names %v, not inode %d", got, inodes[tc.named])
+			case tc.named == -1 && got.Inode != 0:
+				t.Errorf("the verdict names %v, want none", got)
+			}
+			if verdict == Owned && got.Exact != (got.Local.Addr().Unmap() == a.AddrPort.Addr()) {
+				t.Errorf("%v: Exact is %v", got, got.Exact)
+			}
+		})
+	}
+}
+
+func TestSocketsThatAreNotListeningAreNotFound(t *testing.T) {
+	ns := netnstest.New(t)
+	table := open(t, ns)
+	listen(t, ns, "127.0.0.1:80", false, false)
+	c, err := netns.Dial(t.Context(), ns, "tcp", "127.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if found, err := table.Find(tcp(c.LocalAddr().String())); err != nil || len(found) != 0 {
+		t.Errorf("the client's port: %v, %v", found, err)
+	}
+	if found, err := table.Find(tcp("127.0.0.1:80")); err != nil || len(found) != 1 {
+		t.Errorf("the server's port: %v, %v", found, err)
+	}
+}
+
+func TestOtherNetworkNamespacesAreNotSeen(t *testing.T) {
+	ns, other := netnstest.New(t), netnstest.New(t)
+	listen(t, other, "127.0.0.1:80", false, false)
+	if found, err := open(t, ns).Find(tcp("127.0.0.1:80")); err != nil || len(found) != 0 {
+		t.Errorf("found %v, %v", found, err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	unixListener(t, other, path, unix.SOCK_STREAM)
+	if found, err := open(t, ns).Find(profile.Address{Network: "unix", Path: path}); err != nil || len(found) != 0 {
+		t.Errorf("found %v, %v", found, err)
+	}
+}
+
+// unixListener makes a listening unix socket inside ns.
+func unixListener(t *testing.T, ns *os.File, path string, kind int) uint64 {
+	t.Helper()
+	fd := -1
+	err := netns.Do(ns, func() (err error) {
+		if fd, err = unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			return err
+		}
+		return unix.Listen(fd, 8)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return inodeOf(t, fd)
+}
+
+func TestUnixListenersAreFoundByTheirPath(t *testing.T) {
+	ns := netnstest.New(t)
+	table := open(t, ns)
+	path := filepath.Join(t.TempDir(), "gw.sock")
+	a := profile.Address{Network: "unix", Path: path}
+	find := func() []Socket {
+		t.Helper()
+		found, err := table.Find(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	unixListener(t, ns, path+".other", unix.SOCK_STREAM)
+	unixListener(t, ns, "@"+path, unix.SOCK_STREAM) // abstract
+	if found := find(); len(found) != 0 {
+		t.Fatalf("found %v before anybody listened", found)
+	}
+	mine := unixListener(t, ns, path, unix.SOCK_STREAM)
+	owned := func(i uint64) bool { return i == mine }
+	got, verdict := Judge(a, find(), owned)
+	if verdict != Owned || got.Inode != mine || got.Path != path || int(got.UID) != os.Getuid() || !got.Exact {
+		t.Fatalf("%s: %+v, want inode %d", verdict, got, mine)
+	}
+	if got, verdict := Judge(a, find(), func(uint64) bool { return false }); verdict != Contested || got.Inode != mine {
+		t.Errorf("a foreign one: %s, %v", verdict, got)
+	}
+	// Somebody takes the path away and binds another there.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	twin := unixListener(t, ns, path, unix.SOCK_SEQPACKET)
+	if got, verdict := Judge(a, find(), owned); verdict != Contested || got.Inode != twin {
+		t.Errorf("after the path was taken over: %s, %v", verdict, got)
+	}
+}
+
+func TestALongDumpIsReadWhole(t *testing.T) {
+	// Several times the read buffer, so that the kernel answers in several parts; and more sockets than Find returns.
+	ns := netnstest.New(t)
+	table := open(t, ns)
+	dir := t.TempDir()
+	for i := range maxSockets + 40 {
+		unixListener(t, ns, fmt.Sprintf("%s/%d", dir, i), unix.SOCK_STREAM)
+		listen(t, ns, fmt.Sprintf("127.0.%d.%d:80", i/200, i%200+1), false, false)
+	}
+	for _, i := range []int{0, maxSockets + 39} {
+		found, err := table.Find(profile.Address{Network: "unix", Path: fmt.Sprintf("%s/%d", dir, i)})
+		if err != nil || len(found) != 1 {
+			t.Errorf("unix socket %d: %v, %v", i, found, err)
+		}
+	}
+	found, err := table.Find(tcp("127.0.0.1:80"))
+	if err != nil || len(found) != maxSockets {
+		t.Fatalf("%d sockets, %v", len(found), err)
+	}
+	if _, verdict := Judge(tcp("127.0.0.1:80"), found, func(uint64) bool { return true }); verdict != Contested {
+		t.Errorf("a list that was cut short is judged %s", verdict)
+	}
+}
+
+func TestAClosedTableAndAnImpossibleAddressAreErrors(t *testing.T) {
+	ns := netnstest.New(t)
+	table := open(t, ns)
+	for _, a := range []profile.Address{{}, {Network: "udp", AddrPort: netip.MustParseAddrPort("1.2.3.4:5")}, {Network: "unix"}, {Network: "tcp"}} {
+		if _, err := table.Find(a); err == nil {
+			t.Errorf("%+v was looked for", a)
+		}
+	}
+	for range 2 {
+		if err := table.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := table.Find(tcp("127.0.0.1:80")); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// procDir opens /proc/PID as the warden does.
+func procDir(t *testing.T, pid int) int {
+	t.Helper()
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+func TestInodesAreThoseThatTheProcessHolds(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := inodeOf(t, int(f.Fd()))
+
+	// MPTCP, the default of net.Listen: the table and the descriptor must agree on the inode.
+	self, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	found, err := open(t, self).Find(tcp(l.Addr().String()))
+	if err != nil || len(found) != 1 || found[0].Inode != want {
+		t.Errorf("the listener has inode %d; found %v, %v", want, found, err)
+	}
+
+	inodes, err := Inodes(procDir(t, os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := inodes[want]; !ok {
+		t.Errorf("inode %d is not among %v", want, inodes)
+	}
+
+	// A child that inherits the socket among many other descriptors, more than one getdents buffer holds.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "echo up; read x")
+	for range 300 {
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer null.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, null)
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	dir := procDir(t, cmd.Process.Pid)
+	inodes, err = Inodes(dir)
+	if err != nil || len(inodes) != 1 {
+		t.Errorf("the child holds %v, %v; want only %d", inodes, err, want)
+	}
+	if _, ok := inodes[want]; !ok {
+		t.Errorf("inode %d is not among %v", want, inodes)
+	}
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Inodes(dir); !errors.Is(err, ErrGone) {
+		t.Errorf("after its death: %v", err)
+	}
+}
+
+func TestOnlySocketLinksAreInodes(t *testing.T) {
+	for link, want := range map[string]uint64{
+		"socket:[7]": 7, "socket:[4294967295]": 4294967295,
+		"socket:[]": 0, "socket:[-1]": 0, "socket:[+1]": 0, "socket:[1": 0, "pipe:[7]": 0, "/socket:[7]": 0, "socket:[7] (deleted)": 0,
+	} {
+		if got, ok := socketInode(link); got != want || ok != (want != 0) {
+			t.Errorf("%q: %d, %v", link, got, ok)
+		}
+	}
+}
+
+func FuzzParseDump(f *testing.F) {
+	message := func(kind uint16, payload []byte) []byte {
+		b := make([]byte, 16)
+		binary.NativeEndian.PutUint32(b, uint32(16+len(payload)))
+		binary.NativeEndian.PutUint16(b[4:], kind)
+		binary.NativeEndian.PutUint32(b[8:], 1)
+		return append(b, payload...)
+	}
+	listening := make([]byte, inetMsgSize)
+	listening[0], listening[1] = unix.AF_INET6, tcpListen
+	named := append(make([]byte, unixMsgSize), 8, 0, 0, 0, '/', 'a', 0, 0)
+	named[0], named[2] = unix.AF_UNIX, tcpListen
+	f.Add(message(sockDiagByFamily, append(listening, 5, 0, inetDiagV6Only, 0, 1, 0, 0, 0)))
+	f.Add(append(message(sockDiagByFamily, named), message(unix.NLMSG_DONE, make([]byte, 4))...))
+	f.Add(message(unix.NLMSG_ERROR, []byte{0xfe, 0xff, 0xff, 0xff}))
+	f.Add(message(unix.NLMSG_ERROR, nil)[:12])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		parseDump(b, 1, func(m []byte) {
+			if s, ok := parseTCP(m); ok && (!s.Local.IsValid() || s.Path != "") {
+				t.Errorf("%+v", s)
+			}
+			if s, ok := parseUnix(m); ok && (s.Path == "" || strings.Contains(s.Path, "\x00")) {
+				t.Errorf("%+v", s)
+			}
+		})
+	})
+}
+
+func BenchmarkFindTCP(b *testing.B) {
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ns.Close()
+	table := open(b, ns)
+	for b.Loop() {
+		if _, err := table.Find(tcp("127.0.0.1:18789")); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkFindUnix(b *testing.B) {
+	ns := netnstest.New(b)
+	table := open(b, ns)
+	for b.Loop() {
+		if _, err := table.Find(profile.Address{Network: "unix", Path: "/run/gw.sock"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,189 @@
+// Package probe asks a gateway whether it is ready, from the host, by a connection made inside the container's network
+// namespace. The answer is yes, no or cannot tell.
+//
+// What the gateway's side sends is read within fixed bounds of length and time, and never interpreted beyond the status
+// of one HTTP response.
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/netns"
+	"github.com/gatewarden/gatewarden/internal/profile"
+)
+
+// Verdict is a probe's answer.
+type Verdict string
+
+// The verdicts.
+//
+// No is what the gateway's side did: it refused, reset or closed the connection, was not there, answered something else
+// than asked for, or did not answer in time: a gateway that takes longer than the attempt lasts does not serve now, and
+// the next attempt may say otherwise.
+//
+// Unknown is what happened on our side: no descriptors, no memory, no local port to connect from, a namespace that
+// cannot be entered, a caller that gave up. It says nothing about the gateway.
+const (
+	Yes     Verdict = "yes"
+	No      Verdict = "no"
+	Unknown Verdict = "unknown"
+)
+
+// Result is one attempt's outcome.
+type Result struct {
+	Verdict Verdict
+	Kind    string // of the profile's ready: "http", "tcp", "unix", "none"
+	Status  int    // HTTP status; 0 for other kinds and when no complete response came
+	Took    time.Duration
+	Detail  string // why it is not a yes; printable and short, whatever the gateway sent
+}
+
+// attemptTimeout bounds one attempt over connecting, writing and reading.
+const attemptTimeout = 2 * time.Second
+
+// Run makes one attempt, within ctx and at most 2 seconds. Ns is the container's network namespace (an open
+// /proc/PID/ns/net); root is a descriptor of its root directory (O_PATH will do), used for unix sockets only.
+func Run(ctx context.Context, ns *os.File, root int, r profile.Ready) Result {
+	start := time.Now()
+	res := Result{Kind: r.Kind}
+	attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	status, err := ask(attempt, ns, root, r)
+	res.Status, res.Took = status, time.Since(start)
+	switch {
+	case err == nil:
+		res.Verdict = Yes
+	case ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		res.Verdict, res.Detail = Unknown, "the attempt was given up: "+ctx.Err().Error()
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
+		res.Verdict, res.Detail = No, fmt.Sprintf("no answer within %v", res.Took.Round(time.Millisecond))
+	default:
+		res.Verdict, res.Detail = judge(err), err.Error()
+	}
+	return res
+}
+
+// answerError is an answer that is not the one asked for.
+type answerError string
+
+func (e answerError) Error() string { return string(e) }
+
+// judge tells the gateway's errors from our own. The list is of what can only come from the other side, or from how the
+// container is set up; everything else says nothing about the gateway.
+func judge(err error) Verdict {
+	if _, ok := errors.AsType[answerError](err); ok {
+		return No
+	}
+	for _, e := range []error{
+		unix.ECONNREFUSED, unix.ECONNRESET, unix.ECONNABORTED, unix.EPIPE, io.EOF, // nobody there, or it hung up
+		unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ETIMEDOUT, // no way to it inside the container
+		unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, // unix: not there, or not a stream socket
+	} {
+		if errors.Is(err, e) {
+			return No
+		}
+	}
+	return Unknown
+}
+
+// ask makes the attempt; no error means yes.
+func ask(ctx context.Context, ns *os.File, root int, r profile.Ready) (status int, err error) {
+	switch r.Kind {
+	case "none":
+		return 0, nil
+	case "http", "tcp", "unix":
+	default:
+		return 0, fmt.Errorf("the kind of probe %q is not known", r.Kind)
+	}
+	conn, err := dial(ctx, ns, root, r.Address)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if r.Kind != "http" {
+		return 0, nil
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	status, err = get(conn, r.Host, r.Path)
+	if err != nil {
+		return 0, fmt.Errorf("no HTTP answer from %s: %w", r.Address.AddrPort, err)
+	}
+	if !slices.Contains(r.Accept, status) {
+		return status, answerError(fmt.Sprintf("HTTP status %d; accepted is %s", status, list(r.Accept)))
+	}
+	return status, nil
+}
+
+func list(statuses []int) string {
+	s := make([]string, len(statuses))
+	for i, n := range statuses {
+		s[i] = fmt.Sprint(n)
+	}
+	return strings.Join(s, ", ")
+}
+
+func dial(ctx context.Context, ns *os.File, root int, a profile.Address) (net.Conn, error) {
+	if a.Network == "unix" {
+		return dialUnix(root, a.Path)
+	}
+	return netns.Dial(ctx, ns, a.Network, a.AddrPort.String())
+}
+
+// dialUnix connects to the stream socket at path below root.
+//
+// The path is resolved as the container would (its links count from root), but never out of root and never over the links
+// of a /proc that the container has mounted. What it leads to is held by an O_PATH descriptor, and the connect goes
+// through /proc/self/fd to exactly that, so that nothing can be put in its place between, and so that the path may be
+// longer than the 107 bytes of a sockaddr_un. The connection needs no namespace: path sockets are reached by their inode.
+//
+// A non-blocking connect to a unix socket never waits: it succeeds or, with a full queue, fails with EAGAIN (unix(7)).
+func dialUnix(root int, path string) (net.Conn, error) {
+	node, err := openInRoot(root, path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look up unix socket %q in the container: %w", path, err)
+	}
+	defer unix.Close(node)
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, os.NewSyscallError("socket", err))
+	}
+	f := os.NewFile(uintptr(s), path)
+	defer f.Close() // FileConn duplicates it
+	err = unix.Connect(s, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", node)})
+	if errors.Is(err, unix.EAGAIN) {
+		return nil, answerError(fmt.Sprintf("the queue of unix socket %q is full: its owner accepts no connections", path))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, os.NewSyscallError("connect", err))
+	}
+	return net.FileConn(f)
+}
+
+// openAttempts bounds the retries of a lookup that openat2 could not complete safely because something was renamed
+// meanwhile (EAGAIN, openat2(2)).
+const openAttempts = 16
+
+func openInRoot(root int, path string) (int, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for attempt := 1; ; attempt++ {
+		fd, err := unix.Openat2(root, path, &how)
+		if attempt < openAttempts && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)) {
+			continue
+		}
+		return fd, os.NewSyscallError("openat2", err)
+	}
+}

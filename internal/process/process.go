@@ -1,0 +1,498 @@
+// Package process holds processes by handle: a pidfd and the pinned /proc/PID directory, never a number.
+//
+// A number can be given to another process as soon as its owner is reaped; a pidfd and an open /proc/PID directory
+// cannot (pidfd_open(2); reads through the directory of a reaped process give ESRCH). Everything that gatewarden signals,
+// waits for or reports is a Process.
+package process
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrGone says that the process has exited. A zombie has exited: nothing of it runs any more.
+var ErrGone = errors.New("process is gone")
+
+// maxProcFile bounds what is read from one file of /proc/PID. The longest, status, is under 4 KiB except for its Groups
+// line, which can name 65536 groups.
+const maxProcFile = 1 << 20
+
+// Process is one process, for as long as it is open, even after its death.
+type Process struct {
+	pid   int
+	start uint64
+	pidfd *os.File
+	dir   *os.File // /proc/PID, O_PATH
+
+	once sync.Once
+	done chan struct{}
+}
+
+// Open takes hold of the process that has the number pid now.
+//
+// Between two looks the number can change hands. The pidfd comes first; if its process has not been reaped after the
+// directory was opened, the number was its own at that moment, and the directory too.
+func Open(pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK) // PIDFD_NONBLOCK: Linux 5.10
+	if err != nil {
+		return nil, fmt.Errorf("cannot open process %d: %w", pid, gone(err))
+	}
+	return FromPidfd(os.NewFile(uintptr(fd), "pidfd"))
+}
+
+// FromPidfd takes hold of the process that pidfd refers to, and of pidfd itself, which must have O_NONBLOCK set.
+func FromPidfd(pidfd *os.File) (*Process, error) {
+	p, err := fromPidfd(pidfd)
+	if err != nil {
+		pidfd.Close()
+	}
+	return p, err
+}
+
+func fromPidfd(pidfd *os.File) (*Process, error) {
+	pid, err := numberOf(pidfd)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /proc/%d: %w", pid, gone(err))
+	}
+	p := &Process{pid: pid, pidfd: pidfd, dir: os.NewFile(uintptr(fd), "/proc/"+strconv.Itoa(pid)), done: make(chan struct{})}
+	stat, err := p.Stat()
+	if err == nil {
+		// A pidfd of a reaped process has no number any more.
+		_, err = numberOf(pidfd)
+	}
+	if err != nil {
+		p.dir.Close()
+		return nil, err
+	}
+	p.start = stat.Start
+	return p, nil
+}
+
+// numberOf reads the number of a pidfd's process from fdinfo ("Pid:\t42"; -1 once it is reaped; proc_pid_fdinfo(5)).
+func numberOf(pidfd *os.File) (int, error) {
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var info []byte
+	if cerr := raw.Control(func(fd uintptr) { info, err = os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(fd))) }); cerr != nil {
+		return 0, cerr
+	}
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(info)) {
+		if rest, ok := strings.CutPrefix(line, "Pid:"); ok {
+			pid, err := strconv.Atoi(strings.TrimSpace(rest))
+			if err != nil {
+				return 0, fmt.Errorf("cannot read the number of a pidfd: %w", err)
+			}
+			if pid <= 0 {
+				return 0, ErrGone
+			}
+			return pid, nil
+		}
+	}
+	return 0, errors.New("descriptor is not a pidfd")
+}
+
+// gone makes ErrGone of the errors by which /proc and pidfds say that a process is no more.
+func gone(err error) error {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		return ErrGone
+	}
+	return err
+}
+
+// PID is the process's number in the PID namespace of the caller. It is for people and records, never for signals.
+func (p *Process) PID() int { return p.pid }
+
+// Start is the time of the process's start in clock ticks since boot (proc_pid_stat(5), field 22).
+func (p *Process) Start() uint64 { return p.start }
+
+// Dir is the pinned /proc/PID directory, an O_PATH descriptor that stays the process's own.
+func (p *Process) Dir() *os.File { return p.dir }
+
+// Close lets go of the process. It does not end it.
+func (p *Process) Close() {
+	p.pidfd.Close()
+	p.dir.Close()
+}
+
+// Signal sends sig to exactly this process. ErrGone says that it has exited already.
+func (p *Process) Signal(sig unix.Signal) error {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); cerr != nil {
+		return cerr
+	}
+	if err != nil {
+		return fmt.Errorf("cannot send %s to process %d: %w", unix.SignalName(sig), p.pid, gone(err))
+	}
+	return nil
+}
+
+// Done is closed when the process has exited (a zombie has). The runtime's poller waits: no thread, no timer.
+func (p *Process) Done() <-chan struct{} {
+	p.once.Do(func() {
+		raw, err := p.pidfd.SyscallConn()
+		if err != nil {
+			return
+		}
+		go func() {
+			if raw.Read(func(fd uintptr) bool { return readable(int(fd)) }) == nil {
+				close(p.done)
+			}
+		}()
+	})
+	return p.done
+}
+
+// Exited tells whether the process has exited, without waiting.
+func (p *Process) Exited() bool {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var exited bool
+	raw.Control(func(fd uintptr) { exited = readable(int(fd)) })
+	return exited
+}
+
+func readable(fd int) bool {
+	for {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return n == 1
+	}
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int         // exit status; -1 when a signal ended it
+	Signal unix.Signal // 0 when it exited by itself
+}
+
+// Status gives 128+signal for a process that a signal ended, as shells and containerd do, else the exit status.
+func (e Exit) Status() int {
+	if e.Signal != 0 {
+		return 128 + int(e.Signal)
+	}
+	return e.Code
+}
+
+// SignalName is empty when the process exited by itself.
+func (e Exit) SignalName() string {
+	if e.Signal == 0 {
+		return ""
+	}
+	return unix.SignalName(e.Signal)
+}
+
+func (e Exit) String() string {
+	if e.Signal != 0 {
+		return "killed by " + e.SignalName()
+	}
+	return "exit status " + strconv.Itoa(e.Code)
+}
+
+// Reap collects the exit status of an exited child of the caller: waitid(2) with P_PIDFD (Linux 5.4), which can't
+// take another child's. It never blocks; before Done it fails with EAGAIN.
+func (p *Process) Reap() (Exit, error) {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return Exit{}, err
+	}
+	var info siginfo
+	if cerr := raw.Control(func(fd uintptr) {
+		for {
+			err = unix.Waitid(unix.P_PIDFD, int(fd), info.unix(), unix.WEXITED|unix.WNOHANG, nil)
+			if !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	}); cerr != nil {
+		return Exit{}, cerr
+	}
+	if err != nil {
+		return Exit{}, fmt.Errorf("cannot collect the exit status of process %d: %w", p.pid, err)
+	}
+	if info.pid == 0 {
+		return Exit{}, fmt.Errorf("cannot collect the exit status of process %d: %w", p.pid, unix.EAGAIN)
+	}
+	return info.exit(), nil
+}
+
+// Await waits until the process has exited or ctx ends.
+func (p *Process) Await(ctx context.Context) error {
+	select {
+	case <-p.Done():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// AwaitFor is Await with a duration.
+func (p *Process) AwaitFor(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.Done():
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// Read gives the content of a file of /proc/PID. It fails with ErrGone when the process has been reaped.
+func (p *Process) Read(name string) ([]byte, error) {
+	fd, err := unix.Openat(int(p.dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxProcFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	return data, nil
+}
+
+// Stat is what gatewarden reads from /proc/PID/stat.
+type Stat struct {
+	State byte // 'R', 'S', 'D', 'T', 'Z', …
+	PPID  int
+	Start uint64
+}
+
+// Stat reads /proc/PID/stat.
+func (p *Process) Stat() (Stat, error) {
+	data, err := p.Read("stat")
+	if err != nil {
+		return Stat{}, err
+	}
+	s, err := parseStat(data)
+	if err != nil {
+		return Stat{}, fmt.Errorf("cannot read /proc/%d/stat: %w", p.pid, err)
+	}
+	return s, nil
+}
+
+// parseStat splits after the last ')': the command's name, field 2, can hold any byte, parentheses and newlines too.
+func parseStat(data []byte) (Stat, error) {
+	i := bytes.LastIndexByte(data, ')')
+	if i < 0 {
+		return Stat{}, errors.New("no command name")
+	}
+	f := bytes.Fields(data[i+1:])
+	const state, ppid, start = 3 - 3, 4 - 3, 22 - 3 // field numbers of proc_pid_stat(5), less those before
+	if len(f) <= start || len(f[state]) != 1 {
+		return Stat{}, fmt.Errorf("%d fields after the command name", len(f))
+	}
+	s := Stat{State: f[state][0]}
+	var err error
+	if s.PPID, err = strconv.Atoi(string(f[ppid])); err != nil {
+		return Stat{}, fmt.Errorf("parent: %w", err)
+	}
+	if s.Start, err = strconv.ParseUint(string(f[start]), 10, 64); err != nil {
+		return Stat{}, fmt.Errorf("start time: %w", err)
+	}
+	return s, nil
+}
+
+// Exe gives the path, as the process sees it, and the device and inode of its executable.
+func (p *Process) Exe() (path string, dev, ino uint64, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(p.dir.Fd()), "exe", &st, 0); err != nil {
+		return "", 0, 0, fmt.Errorf("cannot stat /proc/%d/exe: %w", p.pid, gone(err))
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(p.dir.Fd()), "exe", buf)
+	if err != nil {
+		return "", 0, 0, fmt.Errorf("cannot read /proc/%d/exe: %w", p.pid, gone(err))
+	}
+	return string(buf[:n]), st.Dev, st.Ino, nil
+}
+
+// namespaces are the kinds of namespace that a gateway shares with its container.
+var namespaces = [...]string{"user", "pid", "net", "mnt", "ipc", "uts", "cgroup"}
+
+// SameNamespaces tells whether p and o share all namespaces; if not, the first that differs.
+func (p *Process) SameNamespaces(o *Process) (string, error) {
+	for _, ns := range namespaces {
+		var a, b unix.Stat_t
+		if err := unix.Fstatat(int(p.dir.Fd()), "ns/"+ns, &a, 0); err != nil {
+			return ns, fmt.Errorf("cannot stat /proc/%d/ns/%s: %w", p.pid, ns, gone(err))
+		}
+		if err := unix.Fstatat(int(o.dir.Fd()), "ns/"+ns, &b, 0); err != nil {
+			return ns, fmt.Errorf("cannot stat /proc/%d/ns/%s: %w", o.pid, ns, gone(err))
+		}
+		if a.Dev != b.Dev || a.Ino != b.Ino {
+			return ns, nil
+		}
+	}
+	return "", nil
+}
+
+// OpenNamespace opens one of the process's namespaces ("net").
+func (p *Process) OpenNamespace(kind string) (*os.File, error) {
+	return p.openat("ns/"+kind, unix.O_RDONLY)
+}
+
+// OpenRoot opens the process's root directory, an O_PATH descriptor in its mount namespace.
+func (p *Process) OpenRoot() (*os.File, error) {
+	return p.openat("root", unix.O_PATH|unix.O_DIRECTORY)
+}
+
+func (p *Process) openat(name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(p.dir.Fd()), name, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Posture is what the kernel says of a process's rights (proc_pid_status(5)).
+type Posture struct {
+	UID, GID   [4]uint32 // real, effective, saved, filesystem
+	Groups     []uint32
+	Effective  uint64
+	Permitted  uint64
+	Inherit    uint64
+	Bounding   uint64
+	Ambient    uint64
+	NoNewPrivs bool
+	Seccomp    int
+	NSPID      int // the number in the innermost PID namespace
+}
+
+// Posture reads the process's rights from /proc/PID/status.
+func (p *Process) Posture() (Posture, error) {
+	data, err := p.Read("status")
+	if err != nil {
+		return Posture{}, err
+	}
+	po, err := parseStatus(data)
+	if err != nil {
+		return Posture{}, fmt.Errorf("cannot read /proc/%d/status: %w", p.pid, err)
+	}
+	return po, nil
+}
+
+// parseStatus insists on every line that a Posture needs: a kernel that does not tell can't prove.
+func parseStatus(data []byte) (Posture, error) {
+	var po Posture
+	seen := map[string]bool{}
+	sc := bufio.NewScanner(bytes.NewReader(data))
+	sc.Buffer(nil, maxProcFile)
+	for sc.Scan() {
+		key, rest, ok := strings.Cut(sc.Text(), ":")
+		if !ok || seen[key] {
+			continue
+		}
+		f := strings.Fields(rest)
+		var err error
+		switch key {
+		case "Uid":
+			po.UID, err = four(f)
+		case "Gid":
+			po.GID, err = four(f)
+		case "Groups":
+			for _, s := range f {
+				var g uint64
+				if g, err = strconv.ParseUint(s, 10, 32); err != nil {
+					break
+				}
+				po.Groups = append(po.Groups, uint32(g))
+			}
+		case "CapInh":
+			po.Inherit, err = hex(f)
+		case "CapPrm":
+			po.Permitted, err = hex(f)
+		case "CapEff":
+			po.Effective, err = hex(f)
+		case "CapBnd":
+			po.Bounding, err = hex(f)
+		case "CapAmb":
+			po.Ambient, err = hex(f)
+		case "NoNewPrivs":
+			var n int
+			n, err = one(f)
+			po.NoNewPrivs = n == 1
+		case "Seccomp":
+			po.Seccomp, err = one(f)
+		case "NSpid":
+			if len(f) == 0 {
+				err = errors.New("empty")
+			} else {
+				po.NSPID, err = strconv.Atoi(f[len(f)-1])
+			}
+		default:
+			continue
+		}
+		if err != nil {
+			return Posture{}, fmt.Errorf("%s: %w", key, err)
+		}
+		seen[key] = true
+	}
+	if err := sc.Err(); err != nil {
+		return Posture{}, err
+	}
+	for _, key := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "NSpid"} {
+		if !seen[key] {
+			return Posture{}, fmt.Errorf("no line %q", key)
+		}
+	}
+	return po, nil
+}
+
+func four(f []string) ([4]uint32, error) {
+	var ids [4]uint32
+	if len(f) != 4 {
+		return ids, fmt.Errorf("%d numbers, not 4", len(f))
+	}
+	for i, s := range f {
+		n, err := strconv.ParseUint(s, 10, 32)
+		if err != nil {
+			return ids, err
+		}
+		ids[i] = uint32(n)
+	}
+	return ids, nil
+}
+
+func hex(f []string) (uint64, error) {
+	if len(f) != 1 {
+		return 0, fmt.Errorf("%d words, not 1", len(f))
+	}
+	return strconv.ParseUint(f[0], 16, 64)
+}
+
+func one(f []string) (int, error) {
+	if len(f) != 1 {
+		return 0, fmt.Errorf("%d words, not 1", len(f))
+	}
+	return strconv.Atoi(f[0])
+}

@@ -1,0 +1,225 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// child starts a program whose exit status the test collects itself, by handle.
+func child(t *testing.T, script string) *Process {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", script)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Release()
+	t.Cleanup(func() {
+		p.Signal(unix.SIGKILL)
+		if p.AwaitFor(5 * time.Second) {
+			p.Reap()
+		}
+		p.Close()
+	})
+	return p
+}
+
+func await(t *testing.T, p *Process) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := p.Await(ctx); err != nil {
+		t.Fatalf("process %d: %v", p.PID(), err)
+	}
+}
+
+func TestReapTellsHowAChildEnded(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		want   Exit
+		status int
+	}{
+		"exit status":   {"exit 7", Exit{Code: 7}, 7},
+		"clean exit":    {"exit 0", Exit{}, 0},
+		"killed":        {"kill -KILL $$", Exit{Code: -1, Signal: unix.SIGKILL}, 137},
+		"terminated":    {"kill -TERM $$", Exit{Code: -1, Signal: unix.SIGTERM}, 143},
+		"high exit":     {"exit 255", Exit{Code: 255}, 255},
+		"like a signal": {"exit 137", Exit{Code: 137}, 137},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := child(t, c.script)
+			await(t, p)
+			got, err := p.Reap()
+			if err != nil || got != c.want || got.Status() != c.status {
+				t.Errorf("got %+v (status %d), %v; want %+v (status %d)", got, got.Status(), err, c.want, c.status)
+			}
+			if _, err := p.Reap(); !errors.Is(err, unix.ECHILD) {
+				t.Errorf("a second reap gives %v, want ECHILD", err)
+			}
+		})
+	}
+}
+
+func TestAZombieIsDeadAndItsSignalSaysSo(t *testing.T) {
+	p := child(t, "exit 3")
+	await(t, p)
+	if !p.Exited() {
+		t.Error("a zombie counts as running")
+	}
+	st, err := p.Stat()
+	if err != nil || st.State != 'Z' {
+		t.Errorf("state %q, %v; want Z", st.State, err)
+	}
+	if _, err := p.Reap(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Signal(unix.SIGTERM); !errors.Is(err, ErrGone) {
+		t.Errorf("signal after the reap: %v, want ErrGone", err)
+	}
+	if _, err := p.Stat(); !errors.Is(err, ErrGone) {
+		t.Errorf("stat after the reap: %v, want ErrGone", err)
+	}
+}
+
+func TestReapDoesNotBlockOnALivingChild(t *testing.T) {
+	p := child(t, "exec sleep 60")
+	if _, err := p.Reap(); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("reap of a living child: %v, want EAGAIN", err)
+	}
+	if p.Exited() {
+		t.Error("a living child counts as exited")
+	}
+}
+
+func TestOpenOfANumberThatNobodyHasSaysGone(t *testing.T) {
+	p := child(t, "exit 0")
+	await(t, p)
+	if _, err := p.Reap(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(p.PID()); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v, want ErrGone", err)
+	}
+}
+
+func TestFromPidfdRefusesAnythingElse(t *testing.T) {
+	f, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FromPidfd(f); err == nil || !strings.Contains(err.Error(), "not a pidfd") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPostureReadsWhatTheKernelSaysOfThisProcess(t *testing.T) {
+	p, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	po, err := p.Posture()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid := uint32(os.Getuid())
+	if po.UID != [4]uint32{uid, uid, uid, uid} || po.NSPID != os.Getpid() {
+		t.Errorf("got %+v", po)
+	}
+	path, _, ino, err := p.Exe()
+	self, _ := os.Executable()
+	if err != nil || path != self || ino == 0 {
+		t.Errorf("exe %q %d, %v; want %q", path, ino, err, self)
+	}
+	if ns, err := p.SameNamespaces(p); ns != "" || err != nil {
+		t.Errorf("a process differs from itself in %q, %v", ns, err)
+	}
+}
+
+func TestSameNamespacesNamesTheOneThatDiffers(t *testing.T) {
+	cmd := exec.Command("/bin/sleep", "60")
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS}
+	if err := cmd.Start(); err != nil {
+		t.Fatal("this test needs root: ", err)
+	}
+	p, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	defer cmd.Wait()
+	defer p.Signal(unix.SIGKILL)
+	self, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	if ns, err := p.SameNamespaces(self); ns != "uts" || err != nil {
+		t.Errorf("got %q, %v; want uts", ns, err)
+	}
+}
+
+func TestStatParsesACommandNameMadeToMislead(t *testing.T) {
+	st, err := parseStat([]byte("12 (a) Z 1 2 3) S 7 " + strings.Repeat("0 ", 17) + "4242 0\n"))
+	if err != nil || st.State != 'S' || st.PPID != 7 || st.Start != 4242 {
+		t.Errorf("got %+v, %v", st, err)
+	}
+}
+
+func TestStatusRefusesWhatDoesNotProve(t *testing.T) {
+	whole, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "NSpid"} {
+		var kept []string
+		for line := range strings.Lines(string(whole)) {
+			if !strings.HasPrefix(line, key+":") {
+				kept = append(kept, line)
+			}
+		}
+		if _, err := parseStatus([]byte(strings.Join(kept, ""))); err == nil {
+			t.Errorf("accepted without %s", key)
+		}
+	}
+}
+
+func TestASignalReachesExactlyTheProcess(t *testing.T) {
+	a, b := child(t, "exec sleep 60"), child(t, "exec sleep 60")
+	if err := a.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	await(t, a)
+	if b.Exited() {
+		t.Errorf("process %d got the signal of process %d", b.PID(), a.PID())
+	}
+}
+
+func FuzzStat(f *testing.F) {
+	data, _ := os.ReadFile("/proc/self/stat")
+	f.Add(data)
+	f.Add([]byte("1 (x) R"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if st, err := parseStat(data); err == nil && st.State == 0 {
+			t.Error("accepted without a state")
+		}
+	})
+}
+
+func FuzzStatus(f *testing.F) {
+	data, _ := os.ReadFile("/proc/self/status")
+	f.Add(data)
+	f.Add([]byte("Uid:\t0\t0\t0\t" + strconv.Itoa(1<<40)))
+	f.Fuzz(func(t *testing.T, data []byte) { parseStatus(data) })
+}

@@ -1,0 +1,135 @@
+package profile
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+)
+
+// FuzzParse checks that no document makes Parse panic, that what is refused is explained, and that what is accepted is
+// something that the rest of gatewarden can rely on.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/bad/*.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range append(files, example) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(base + listenTCP))
+	f.Add([]byte(base + "[ready]\nnone = true\n"))
+	f.Add([]byte("a.b = [[{c = 1}]]\n[[a.b]]\n[x.y]\n[[x]]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := Parse("fuzz", data)
+		if err != nil {
+			problems, ok := err.(*Problems)
+			if !ok || p != nil || len(problems.List) == 0 || problems.Error() == "" || problems.OneLine() == "" {
+				t.Fatalf("got %v and %v", p, err)
+			}
+			if err := problems.Format(io.Discard, data); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if broken := invariant(p); broken != "" {
+			t.Errorf("%s: %+v", broken, p)
+		}
+		again, err := Parse("fuzz", data)
+		if err != nil || !reflect.DeepEqual(p, again) {
+			t.Errorf("read twice: %+v, %+v, %v", p, again, err)
+		}
+	})
+}
+
+func invariant(p *Profile) string {
+	g := p.Gateway
+	paths := []string{g.Command[0], g.Cwd}
+	if g.EnvFile != "" {
+		paths = append(paths, g.EnvFile)
+	}
+	var targets []string
+	for _, m := range p.Mounts {
+		paths = append(paths, m.Source)
+		targets = append(targets, m.Target)
+	}
+	for _, s := range p.States {
+		targets = append(targets, s.Target)
+	}
+	for _, path := range append(paths, targets...) {
+		if checkPath(path) != nil {
+			return "path " + path
+		}
+	}
+	for i, a := range targets {
+		for _, b := range targets[:i] {
+			if within(a, b) || within(b, a) {
+				return "overlap"
+			}
+		}
+	}
+	if g.User == 0 || g.Group == 0 || slices.Contains(g.Groups, 0) || g.User > maxID {
+		return "identity"
+	}
+	if len(g.Capabilities) > 1 || len(g.Capabilities) == 1 && g.Capabilities[0] != "CAP_NET_BIND_SERVICE" {
+		return "capabilities"
+	}
+	if g.SHA256 != "" && !regexp.MustCompile("^[0-9a-f]{64}$").MatchString(g.SHA256) {
+		return "sha256"
+	}
+	for k := range g.Env {
+		if envName(k) != "" {
+			return "environment"
+		}
+	}
+	if len(p.Listen) == 0 && p.Ready.Kind != "none" {
+		return "no listener"
+	}
+	for i, l := range p.Listen {
+		if a, err := ParseAddress(l.Address.String()); err != nil || a != l.Address || l.Mode != "gateway" || l.Name == "" {
+			return "listener"
+		}
+		for _, other := range p.Listen[:i] {
+			if l.Name == other.Name || l.Address.covers(other.Address) {
+				return "listeners"
+			}
+		}
+	}
+	switch r := p.Ready; r.Kind {
+	case "http":
+		if len(r.Accept) == 0 || r.Path == "" || r.Path[0] != '/' || r.Host == "" || !r.Address.AddrPort.IsValid() {
+			return "http"
+		}
+	case "tcp":
+		if !r.Address.AddrPort.IsValid() || r.Address.AddrPort.Addr().IsUnspecified() {
+			return "tcp"
+		}
+	case "unix":
+		if r.Address.Path == "" {
+			return "unix"
+		}
+	case "none":
+	default:
+		return "ready"
+	}
+	for _, d := range []time.Duration{p.Ready.Timeout, p.Stop.Timeout, p.Restart.BackoffInitial, p.Restart.BackoffMax, p.Restart.Window} {
+		if d < minDuration || d > maxDuration {
+			return "duration"
+		}
+	}
+	if p.Ready.Settle < 0 || p.Ready.Settle > maxDuration || p.Restart.BackoffInitial > p.Restart.BackoffMax || p.Restart.Burst < 1 {
+		return "restart"
+	}
+	if p.Stop.Signal == 0 || !slices.Contains([]Policy{Always, OnFailure, Never}, p.Restart.Policy) {
+		return "stop"
+	}
+	return ""
+}

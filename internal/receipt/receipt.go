@@ -1,0 +1,222 @@
+// Package receipt defines the record of one action on a gateway, and the status of a container's gateway, in the JSON
+// form that users see (design, section 8).
+package receipt
+
+import (
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+)
+
+// Action is what was done, or asked for.
+type Action string
+
+// The actions. Start and Respawn are the warden's own, the others are asked for.
+const (
+	Start    Action = "start"   // the first gateway of a container
+	Restart  Action = "restart" // asked for: always replaces
+	Recover  Action = "recover" // asked for: replaces only what is not healthy
+	Respawn  Action = "respawn" // the gateway exited unasked
+	Apply    Action = "apply"
+	Rollback Action = "rollback"
+)
+
+// Outcome is how an action ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Replaced       Outcome = "replaced"        // a new gateway runs, proven
+	AlreadyRunning Outcome = "already-running" // recover found a healthy gateway
+	Refused        Outcome = "refused"         // the old gateway was not touched
+	Failed         Outcome = "failed"          // the old gateway is gone and no proven one runs
+	RolledBack     Outcome = "rolled-back"
+)
+
+// Container names one container instance. InitPID and InitStart (clock ticks since boot, /proc/PID/stat field 22) tell
+// two instances of the same name apart.
+type Container struct {
+	Namespace string `json:"namespace"`
+	ID        string `json:"id"`
+	InitPID   int    `json:"init_pid"`
+	InitStart uint64 `json:"init_start"`
+}
+
+// String gives NAMESPACE/ID.
+func (c Container) String() string { return c.Namespace + "/" + c.ID }
+
+// RequestedBy tells how a request arrived ("task-exec", "task-kill", "cli", "warden") and the UID of the caller on the host.
+type RequestedBy struct {
+	Via string `json:"via"`
+	UID int    `json:"uid"`
+}
+
+// Old is the gateway that an action ended.
+type Old struct {
+	PID        int    `json:"pid"`
+	StartTime  uint64 `json:"start_time"`
+	ExitCode   int    `json:"exit_code"`   // -1 when a signal ended it
+	Signal     string `json:"signal"`      // "SIGTERM"; empty when it exited by itself
+	Forced     bool   `json:"forced"`      // SIGKILL was needed
+	DeathProof string `json:"death_proof"` // "waitid": the kernel handed its exit status to us, its parent
+}
+
+// Capabilities holds the five sets of /proc/PID/status in lower-case hexadecimal without leading zeros.
+type Capabilities struct {
+	Effective   string `json:"effective"`
+	Permitted   string `json:"permitted"`
+	Inheritable string `json:"inheritable"`
+	Bounding    string `json:"bounding"`
+	Ambient     string `json:"ambient"`
+}
+
+// New is the gateway that an action started, as the kernel describes it.
+type New struct {
+	PID          int          `json:"pid"`    // on the host
+	NSPID        int          `json:"ns_pid"` // in the container
+	StartTime    uint64       `json:"start_time"`
+	Exe          string       `json:"exe"` // path in the container
+	ExeDev       uint64       `json:"exe_dev"`
+	ExeIno       uint64       `json:"exe_ino"`
+	UID          int          `json:"uid"`
+	GID          int          `json:"gid"`
+	Groups       []int        `json:"groups"`
+	Capabilities Capabilities `json:"capabilities"`
+	NoNewPrivs   bool         `json:"no_new_privs"`
+	Seccomp      int          `json:"seccomp"` // 0 none, 1 strict, 2 filter
+}
+
+// Listener is one declared address and who holds it.
+type Listener struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Mode     string `json:"mode"`
+	Inode    uint64 `json:"inode"`
+	OwnerPID int    `json:"owner_pid"` // 0: nobody
+}
+
+// Probe is the readiness probe's last answer.
+type Probe struct {
+	Kind   string  `json:"kind"`   // "http", "tcp", "unix", "none"
+	Status int     `json:"status"` // HTTP status; 0 for other kinds
+	Millis float64 `json:"millis"`
+	Detail string  `json:"detail,omitempty"` // why it is not a yes
+}
+
+// Workload compares the container's other processes before and after.
+type Workload struct {
+	Processes int  `json:"processes"`
+	Unchanged bool `json:"unchanged"`
+}
+
+// Millis are durations in milliseconds. Unavailable runs from the stop signal to the successor's proof.
+type Millis struct {
+	Queue       float64 `json:"queue"`
+	Preflight   float64 `json:"preflight"`
+	Stop        float64 `json:"stop"`
+	Launch      float64 `json:"launch"`
+	Listen      float64 `json:"listen"`
+	Probe       float64 `json:"probe"`
+	Total       float64 `json:"total"`
+	Unavailable float64 `json:"unavailable"`
+}
+
+// Receipt is the record of one action.
+type Receipt struct {
+	Version     int         `json:"version"` // 1
+	ID          string      `json:"id"`
+	Container   Container   `json:"container"`
+	Gateway     string      `json:"gateway"` // the profile's name
+	Action      Action      `json:"action"`
+	Reason      string      `json:"reason"`
+	RequestedBy RequestedBy `json:"requested_by"`
+	Outcome     Outcome     `json:"outcome"`
+	Code        code.Code   `json:"code"`
+	Stage       code.Stage  `json:"stage"`
+	Retryable   bool        `json:"retryable"`
+	Message     string      `json:"message"`
+	Generation  int         `json:"generation"`
+	Old         *Old        `json:"old"` // null when no gateway was stopped
+	New         *New        `json:"new"` // null when none was started
+	Listeners   []Listener  `json:"listeners"`
+	Probe       *Probe      `json:"probe"`
+	Workload    Workload    `json:"workload"`
+	// PostureAllows repeats the profile's [posture] allow: what the administrator let the workload keep.
+	PostureAllows []string  `json:"posture_allows,omitempty"`
+	Millis        Millis    `json:"millis"`
+	Time          time.Time `json:"time"`
+}
+
+// State is the gateway's state as the warden sees it.
+type State string
+
+// The states.
+const (
+	Starting State = "starting" // launched, not yet proven
+	Running  State = "running"  // proven
+	Stopping State = "stopping" // signalled, not yet proven gone
+	Backoff  State = "backoff"  // exited unasked; the next start is scheduled
+	FailedSt State = "failed"   // will not be started again until an operator asks
+	Stopped  State = "stopped"  // ended, and the policy says that this is right
+)
+
+// Restarts counts replacements since the container's create.
+type Restarts struct {
+	Asked   int `json:"asked"`
+	Unasked int `json:"unasked"`
+}
+
+// Standby is the parked successor; PID 0 when there is none.
+type Standby struct {
+	PID int `json:"pid"`
+}
+
+// Warden is the supervising process on the host.
+type Warden struct {
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
+}
+
+// Status is what `gatewarden status --json` prints.
+type Status struct {
+	Container  Container  `json:"container"`
+	Gateway    string     `json:"gateway"`
+	State      State      `json:"state"`
+	Code       code.Code  `json:"code"`
+	Message    string     `json:"message"`
+	PID        int        `json:"pid"`
+	NSPID      int        `json:"ns_pid"`
+	StartTime  uint64     `json:"start_time"`
+	Since      time.Time  `json:"since"` // when State was entered
+	Restarts   Restarts   `json:"restarts"`
+	Generation int        `json:"generation"`
+	Listeners  []Listener `json:"listeners"`
+	Healthy    *bool      `json:"healthy"` // null: cannot tell
+	Standby    Standby    `json:"standby"`
+	Warden     Warden     `json:"warden"`
+	Last       *Receipt   `json:"last"`
+}
+
+// Exit gives the exit status that stands for r (design, section 8).
+func (r *Receipt) Exit() int {
+	switch r.Outcome {
+	case Replaced, AlreadyRunning:
+		return code.ExitOK
+	case RolledBack:
+		return code.ExitRolledBack
+	case Refused:
+		return RefusedExit(r.Code)
+	}
+	return code.ExitFailed
+}
+
+// RefusedExit gives the exit status for an action that ended with c before the old gateway was touched.
+func RefusedExit(c code.Code) int {
+	switch c {
+	case code.Busy, code.Deadline:
+		return code.ExitDeadline
+	case code.NotManaged, code.NotRunning:
+		return code.ExitNotManaged
+	}
+	return code.ExitRefused
+}

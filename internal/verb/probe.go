@@ -1,0 +1,104 @@
+package verb
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
+)
+
+func probe() Command {
+	return Command{
+		Name:    "probe",
+		Args:    "CONTAINER",
+		Summary: "ask the gateway now whether it is ready, and the kernel who listens",
+		Help: `Runs the profile's readiness probe once from inside the container's network namespace and reads the owner of each
+declared listener. It has no side effects: no state changes, whatever it finds.
+
+  --timeout D        how long to wait for the answer (10s)
+` + commonFlags + `
+Exit status: 0 healthy; 1 not healthy; 2 usage; 3 not allowed; 5 cannot tell (paused, no answer, warden lost);
+6 no such container, or not managed.
+`,
+		Examples: `  gatewarden probe web
+  until gatewarden probe -q web; do sleep 1; done
+`,
+		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int {
+			timeout := timeoutFlag(fs)
+			return func(ctx context.Context, in *Invocation) int {
+				t, exit := in.target(in.Config.RunDir)
+				if exit != code.ExitOK {
+					return exit
+				}
+				limit := *timeout
+				if limit == 0 {
+					limit = probeTime
+				}
+				ctx, cancel := context.WithTimeout(ctx, limit)
+				defer cancel()
+				m, err := control.Call(ctx, in.dir(t), control.Request{Verb: control.Probe, Timeout: *timeout, Via: in.Via}, nil)
+				if err == nil && m.Report == nil {
+					err = code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a report: it and this command differ in version", t)
+				}
+				if err != nil {
+					return in.failProbe(t, err)
+				}
+				return in.printReport(t, m.Report)
+			}
+		},
+	}
+}
+
+// failProbe reports a probe that could not be made. Where that says nothing about the gateway, it is "cannot tell".
+func (in *Invocation) failProbe(t Target, err error) int {
+	exit := in.Fail(err)
+	switch code.From(err, code.StageProbe).Code {
+	case code.WardenLost:
+		in.nextWithoutWarden(t)
+		return code.ExitDeadline
+	case code.Paused:
+		return code.ExitDeadline
+	}
+	return exit
+}
+
+func (in *Invocation) printReport(t Target, r *control.Report) int {
+	exit, verdict := code.ExitDeadline, "cannot tell"
+	if r.Healthy != nil {
+		exit, verdict = code.ExitFailed, "not healthy"
+		if *r.Healthy {
+			exit, verdict = code.ExitOK, "healthy"
+		}
+	}
+	if in.JSON {
+		in.PrintJSON(r)
+		return exit
+	}
+	var b block
+	b.add("container", "%s", t)
+	b.add("verdict", "%s", verdict)
+	if r.PID != 0 {
+		b.add("pid", "%d", r.PID)
+	} else {
+		b.add("pid", "none")
+	}
+	var lines []string
+	for _, l := range r.Listeners {
+		lines = append(lines, listenerText(l))
+	}
+	if len(lines) > 0 {
+		b.add("listen", "%s", in.safe(strings.Join(lines, "\n")))
+	}
+	if p := r.Probe; p != nil {
+		b.add("probe", "%s", in.safe(fmt.Sprintf("%s, %s", probeText(p), millis(p.Millis))))
+	}
+	if r.Code != "" || r.Message != "" {
+		b.add("code", "%s", orDash(string(r.Code)))
+		b.add("message", "%s", in.safe(r.Message))
+	}
+	b.print(in.Stdout)
+	return exit
+}

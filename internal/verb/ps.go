@@ -1,0 +1,187 @@
+package verb
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// psClients bounds the wardens that ps asks at a time.
+const psClients = 32
+
+func ps() Command {
+	return Command{
+		Name:    "ps",
+		Host:    true,
+		Summary: "list the containers that have a gateway",
+		Help: `One line per container, in every namespace. RESTARTS counts those that were asked for, a slash, and those that were not.
+UP is how long the state has lasted. A container whose warden does not answer is listed as lost, never left out.
+On a terminal, IDs and addresses are shortened to fit; a shortened ID, without its dots, can be used as a name.
+
+  --timeout D        how long to wait for each warden (2s); they are asked side by side
+  --json             a list of what status --json prints, [] when there is none
+  -q, --quiet        no output, same exit status
+
+Exit status: 0 listed; 2 usage; 3 not allowed.
+`,
+		Examples: `  gatewarden ps
+  gatewarden ps --json | jq -r '.[] | select(.healthy != true) | .container.id'
+`,
+		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int {
+			timeout := timeoutFlag(fs)
+			return func(ctx context.Context, in *Invocation) int {
+				if len(in.Args) != 0 {
+					return in.Usage("ps lists all containers and takes no argument such as %q; status shows one", in.Args[0])
+				}
+				limit := *timeout
+				if limit == 0 {
+					limit = answerTime
+				}
+				return in.ps(ctx, limit)
+			}
+		},
+	}
+}
+
+// row is one container as ps found it.
+type row struct {
+	status *receipt.Status
+	lost   bool // status is what install.json knows
+	gone   bool // its directory vanished between listing and asking
+	err    error
+}
+
+func (in *Invocation) ps(ctx context.Context, timeout time.Duration) int {
+	targets, err := list([]string{in.Config.RunDir})
+	if err != nil {
+		return in.Fail(err)
+	}
+	rows := make([]row, len(targets))
+	places := make(chan struct{}, psClients)
+	var asking sync.WaitGroup
+	for i, t := range targets {
+		places <- struct{}{}
+		asking.Go(func() {
+			defer func() { <-places }()
+			rows[i] = in.ask(ctx, t, timeout)
+		})
+	}
+	asking.Wait()
+	statuses := []*receipt.Status{}
+	var shown []row
+	for _, r := range rows {
+		switch {
+		case r.err != nil:
+			return in.Fail(r.err)
+		case !r.gone:
+			statuses = append(statuses, r.status)
+			shown = append(shown, r)
+		}
+	}
+	switch {
+	case in.JSON:
+		in.PrintJSON(statuses)
+	case len(shown) == 0:
+		fmt.Fprintln(in.Stderr, "no container on this host has a gateway")
+	default:
+		in.printRows(shown)
+	}
+	return code.ExitOK
+}
+
+func (in *Invocation) ask(ctx context.Context, t Target, timeout time.Duration) row {
+	st, err := in.askStatus(ctx, t, timeout)
+	if err == nil {
+		return row{status: st}
+	}
+	e := code.From(err, code.StageQueue)
+	switch {
+	case e.Code == code.NotManaged:
+		return row{gone: true}
+	case errors.Is(err, fs.ErrPermission):
+		return row{err: err}
+	}
+	return row{status: in.lostStatus(t, e), lost: true}
+}
+
+func (in *Invocation) printRows(rows []row) {
+	now := time.Now()
+	tab := table{
+		header: []string{"CONTAINER", "GATEWAY", "STATE", "HEALTHY", "PID", "UP", "RESTARTS", "LISTEN", "LAST"},
+		shrink: []column{{7, 12}, {8, 10}, {0, 24}, {1, 8}},
+	}
+	for _, r := range rows {
+		st := r.status
+		name := st.Container.String()
+		if in.Width > 0 {
+			name = shortName(st.Container)
+		}
+		if r.lost {
+			state := "lost"
+			if st.Code != code.WardenLost {
+				state = "no answer"
+			}
+			tab.rows = append(tab.rows, []string{name, orDash(st.Gateway), state, "?", "-", "-", "-", "-", in.safe(lastText(st, now))})
+			continue
+		}
+		pid := "-"
+		if st.PID != 0 {
+			pid = strconv.Itoa(st.PID)
+		}
+		tab.rows = append(tab.rows, []string{
+			in.safe(name), in.safe(orDash(st.Gateway)), string(st.State), yesNo(st.Healthy), pid, age(st.Since, now),
+			fmt.Sprintf("%d/%d", st.Restarts.Asked, st.Restarts.Unasked),
+			in.safe(orDash(addresses(st.Listeners))), in.safe(lastText(st, now)),
+		})
+	}
+	tab.print(in.Stdout, in.Width)
+}
+
+// lastText is what is wrong, or else the last action.
+func lastText(st *receipt.Status, now time.Time) string {
+	if st.Code != "" {
+		return oneLine(fmt.Sprintf("%s: %s", st.Code, st.Message))
+	}
+	if st.Last == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%s %s ago", st.Last.Action, age(st.Last.Time, now))
+}
+
+func addresses(ls []receipt.Listener) string {
+	var all []string
+	for _, l := range ls {
+		all = append(all, l.Address)
+	}
+	return strings.Join(all, ",")
+}
+
+func yesNo(h *bool) string {
+	switch {
+	case h == nil:
+		return "?"
+	case *h:
+		return "yes"
+	}
+	return "no"
+}
+
+// shortName shows the first 12 digits of an ID that is a long hash, as container tools do; a prefix names it too.
+func shortName(c receipt.Container) string {
+	if len(c.ID) >= 32 && strings.Trim(c.ID, "0123456789abcdef") == "" {
+		return c.Namespace + "/" + c.ID[:12]
+	}
+	return c.String()
+}
+
+// oneLine folds white space, so that text fits into a table.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

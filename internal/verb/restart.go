@@ -1,0 +1,204 @@
+package verb
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"strconv"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+func restart() Command {
+	return Command{
+		Name:    "restart",
+		Args:    "CONTAINER",
+		Summary: "replace the gateway by a new one, with proof",
+		Help: `Ends exactly the tracked gateway process, proves that it is gone, starts the next one, and proves its posture, its
+listeners and its readiness. The workload is not touched. What can be checked is checked before the old gateway is
+signalled: a refusal (exit 3) has cost nothing. Each stage is printed as it ends, and the receipt's summary at last.
+
+  --timeout D        the whole action's deadline, waiting for its turn included (the profile's own sum)
+  --reason TEXT      why, for the receipt (at most 1024 bytes)
+  --request-id ID    a repeated ID does nothing and gives the first receipt, so that a script can retry
+  --if-generation N  refuse unless N is the gateway's generation
+` + commonFlags + exitHelp,
+		Examples: `  gatewarden restart web
+  gatewarden restart k8s.io/4f2a --reason "rotated the token" --json
+`,
+		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int { return action(fs, control.Restart) },
+	}
+}
+
+// action is what restart and recover share: their flags, the request, the progress and the receipt.
+func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation) int {
+	req := control.Request{Verb: v}
+	timeout := timeoutFlag(fs)
+	fs.Func("reason", "", func(s string) error {
+		if len(s) > control.MaxReason {
+			return fmt.Errorf("longer than %d bytes", control.MaxReason)
+		}
+		req.Reason = s
+		return nil
+	})
+	fs.Func("request-id", "", func(s string) error {
+		if s == "" || len(s) > control.MaxRequestID {
+			return fmt.Errorf("an id has 1 to %d bytes", control.MaxRequestID)
+		}
+		req.RequestID = s
+		return nil
+	})
+	fs.Func("if-generation", "", func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			return errors.New("a generation is a whole number, as status shows it")
+		}
+		req.IfGeneration = &n
+		return nil
+	})
+	return func(ctx context.Context, in *Invocation) int {
+		t, exit := in.target(in.Config.RunDir)
+		if exit != code.ExitOK {
+			return exit
+		}
+		req.Timeout, req.Via = *timeout, in.Via
+		p := progress{w: in.Stdout, terminal: in.Terminal, width: in.Width, safe: in.safe}
+		on := p.stage
+		if in.JSON {
+			on = func(m control.Message) { p.note(m) }
+		}
+		m, err := in.act(ctx, t, req, on)
+		if err != nil && m.Receipt == nil {
+			p.end(false)
+			return in.failAction(ctx, t, v, p.stopped, code.From(err, code.StageQueue))
+		}
+		if m.Receipt == nil {
+			p.end(false)
+			return in.Fail(code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a receipt: it and this command differ in version", t))
+		}
+		return in.finish(t, &p, m)
+	}
+}
+
+// finish prints the receipt.
+func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
+	r := m.Receipt
+	exit := r.Exit()
+	if in.JSON {
+		in.PrintJSON(r)
+	} else {
+		p.end(exit == code.ExitOK)
+	}
+	if exit == code.ExitOK {
+		if !in.JSON {
+			fmt.Fprintln(in.Stdout, in.safe(summary(r)))
+		}
+		return exit
+	}
+	message, c := r.Message, r.Code
+	if message == "" && m.Error != nil {
+		message, c = m.Error.Message, m.Error.Code
+	}
+	if message == "" {
+		message = fmt.Sprintf("%s of gateway %s of %s: %s at stage %s", r.Action, r.Gateway, t, r.Outcome, r.Stage)
+	}
+	in.complain(message, c)
+	return exit
+}
+
+// failAction reports an action that ended without a receipt. stopped: the old gateway had been signalled by then.
+func (in *Invocation) failAction(ctx context.Context, t Target, v control.Verb, stopped bool, e *code.Error) int {
+	switch {
+	case interrupted(ctx):
+		e = code.Errorf(code.Deadline, e.Stage, "stopped waiting for the %s of %s; the warden finishes what it has begun", v, t)
+	case e.Code == code.WardenLost && stopped:
+		e = code.Errorf(code.WardenLost, e.Stage, "the warden of %s went away during the %s, after the old gateway had been told to stop; whether a gateway runs now is not known", t, v)
+	}
+	exit := in.Fail(e)
+	switch e.Code {
+	case code.WardenLost:
+		in.nextWithoutWarden(t)
+		if stopped {
+			return code.ExitFailed
+		}
+	case code.Deadline:
+		in.next("%s tells what runs now", in.hint("status", t))
+	}
+	return exit
+}
+
+// nextWithoutWarden says what is left to do when nobody supervises t. A warden is never replaced: the next one would
+// have no proof of what it finds.
+func (in *Invocation) nextWithoutWarden(t Target) {
+	in.next("read %s/%s/warden.log on the host; only a new container gets a new warden", in.Config.LogDir, t)
+}
+
+// summary is the receipt in one line.
+func summary(r *receipt.Receipt) string {
+	what := fmt.Sprintf("gateway %s of %s", r.Gateway, r.Container)
+	if r.Outcome == receipt.AlreadyRunning {
+		s := what + " is healthy"
+		if r.New != nil {
+			s += fmt.Sprintf(" (pid %d)", r.New.PID)
+		}
+		return s + ": nothing to do"
+	}
+	var s string
+	switch {
+	case r.Old != nil && r.New != nil:
+		s = fmt.Sprintf("%s %s: pid %d → %d", done(r.Action), what, r.Old.PID, r.New.PID)
+	case r.New != nil:
+		s = fmt.Sprintf("started %s: pid %d", what, r.New.PID)
+	default:
+		s = fmt.Sprintf("%s %s", done(r.Action), what)
+	}
+	s += " in " + millis(r.Millis.Total)
+	if r.Old != nil {
+		s += " (unavailable " + millis(r.Millis.Unavailable) + ")"
+		if r.Old.Forced {
+			s += ", SIGKILL was needed"
+		}
+	}
+	for _, l := range r.Listeners {
+		if l.OwnerPID != 0 {
+			s += ", listener " + l.Name + " proven"
+		}
+	}
+	if p := r.Probe; p != nil && p.Kind != "none" {
+		s += ", probe " + probeText(p)
+	}
+	if r.New != nil && !r.Workload.Unchanged {
+		s += ", the workload changed meanwhile"
+	}
+	return s
+}
+
+// probeText is a probe's answer without its time: "http 200", "tcp ok", "http: connection refused".
+func probeText(p *receipt.Probe) string {
+	s := p.Kind
+	if p.Status != 0 {
+		s += " " + strconv.Itoa(p.Status)
+	}
+	switch {
+	case p.Detail != "":
+		s += ": " + p.Detail
+	case p.Status == 0:
+		s += " ok"
+	}
+	return s
+}
+
+func done(a receipt.Action) string {
+	switch a {
+	case receipt.Start:
+		return "started"
+	case receipt.Recover:
+		return "recovered"
+	case receipt.Respawn:
+		return "respawned"
+	}
+	return "restarted"
+}

@@ -1,0 +1,213 @@
+package verb
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// acts answers with the stages of a restart and then with last.
+func acts(last control.Message, stages ...code.Stage) func(control.Request, func(control.Message)) {
+	last.Done = true
+	return func(_ control.Request, send func(control.Message)) {
+		for _, s := range stages {
+			send(control.Message{Stage: s, Text: "doing " + string(s)})
+		}
+		send(last)
+	}
+}
+
+func TestRestartPrintsEachStageAndTheSummary(t *testing.T) {
+	h := newHost(t)
+	h.serve("default/web", acts(control.Message{Receipt: replaced()}, code.StagePreflight, code.StageStop, code.StageLaunch))
+	exit, stdout, stderr := h.run("restart", "web")
+	want(t, exit, code.ExitOK, stdout, "  preflight  ok ", "  stop       ok ", "  launch     ok ", " ms  doing stop\n",
+		"\nrestarted gateway demo of default/web: pid 812 → 845 in 11.2 ms (unavailable 8.9 ms), listener api proven, probe http 200\n")
+	if stderr != "" || strings.Count(stdout, "\n") != 4 {
+		t.Errorf("stdout %q, stderr %q", stdout, stderr)
+	}
+}
+
+func TestRestartAsJSONPrintsTheReceiptAlone(t *testing.T) {
+	h := newHost(t)
+	h.serve("default/web", acts(control.Message{Receipt: replaced()}, code.StagePreflight, code.StageStop))
+	exit, stdout, stderr := h.run("restart", "--json", "web")
+	want(t, exit, code.ExitOK, stderr)
+	if r := oneObject[receipt.Receipt](t, stdout); r.ID != "r1" || r.New.PID != 845 {
+		t.Errorf("receipt %+v", r)
+	}
+}
+
+func TestAnActionsOutcomeIsItsExitStatus(t *testing.T) {
+	with := func(o receipt.Outcome, c code.Code, message string) *receipt.Receipt {
+		r := replaced()
+		r.Outcome, r.Code, r.Message, r.Stage = o, c, message, code.StageProbe
+		return r
+	}
+	for _, c := range []struct {
+		name  string
+		last  control.Message
+		exit  int
+		parts []string
+	}{
+		{"failed", control.Message{Receipt: with(receipt.Failed, code.ProbeFailed, "the probe said 500; nothing runs now")}, 1,
+			[]string{"gatewarden: the probe said 500; nothing runs now (probe_failed)\n"}},
+		{"failed with the error beside the receipt", control.Message{Receipt: with(receipt.Failed, "", ""),
+			Error: &code.Error{Code: code.StopFailed, Message: "it does not die"}}, 1, []string{"it does not die (stop_failed)"}},
+		{"refused", control.Message{Receipt: with(receipt.Refused, code.PreflightFailed, "port taken")}, 3, []string{"(preflight_failed)"}},
+		{"paused without a receipt", control.Message{Error: &code.Error{Code: code.Paused, Message: "default/web is paused; resume it"}}, 3,
+			[]string{"gatewarden: default/web is paused; resume it (paused)\n"}},
+		{"rolled back", control.Message{Receipt: with(receipt.RolledBack, code.RolledBack, "the previous one runs")}, 4, []string{"(rolled_back)"}},
+		{"busy", control.Message{Error: &code.Error{Code: code.Busy, Message: "queue full"}}, 5, []string{"(busy)"}},
+		{"deadline", control.Message{Receipt: with(receipt.Refused, code.Deadline, "too late")}, 5, []string{"(deadline)"}},
+		{"init gone", control.Message{Error: &code.Error{Code: code.NotRunning, Message: "it has exited"}}, 6, []string{"(not_running)"}},
+		{"no receipt at all", control.Message{}, 3, []string{"without a receipt", "(internal)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t)
+			h.serve("default/web", acts(c.last, code.StagePreflight))
+			exit, stdout, stderr := h.run("restart", "web")
+			want(t, exit, c.exit, stderr, c.parts...)
+			want(t, exit, c.exit, stdout, "  preflight  failed ")
+			if strings.Contains(stderr, "gatewarden restart") {
+				t.Errorf("the command that failed is named as its remedy: %q", stderr)
+			}
+			exit, stdout, _ = h.run("restart", "--json", "web")
+			want(t, exit, c.exit, stdout)
+			got := oneObject[struct {
+				Outcome receipt.Outcome
+				Error   *code.Error
+			}](t, stdout)
+			if (got.Outcome != "") == (got.Error != nil) {
+				t.Errorf("neither a receipt nor an error: %s", stdout)
+			}
+		})
+	}
+}
+
+func TestAWardenThatDiesBeforeTheStopHasCostNothing(t *testing.T) {
+	h := newHost(t)
+	h.serve("default/web", func(_ control.Request, send func(control.Message)) {
+		send(control.Message{Stage: code.StagePreflight})
+	})
+	exit, _, stderr := h.run("restart", "web")
+	want(t, exit, code.ExitRefused, stderr, "(warden_lost)", "next: ", "warden.log")
+}
+
+func TestAWardenThatDiesAfterTheStopIsNoRefusal(t *testing.T) {
+	h := newHost(t)
+	h.serve("default/web", func(_ control.Request, send func(control.Message)) {
+		send(control.Message{Stage: code.StagePreflight})
+		send(control.Message{Stage: code.StageStop})
+	})
+	for _, args := range [][]string{{"restart", "web"}, {"restart", "--json", "web"}} {
+		exit, _, stderr := h.run(args...)
+		want(t, exit, code.ExitFailed, stderr, "whether a gateway runs now is not known (warden_lost)", "next: ")
+	}
+}
+
+func TestAContainerWithoutWardenRefusesARestart(t *testing.T) {
+	h := newHost(t)
+	h.lose("default/web")
+	exit, stdout, stderr := h.run("restart", "--json", "web")
+	want(t, exit, code.ExitRefused, stderr, "(warden_lost)", "only a new container gets a new warden")
+	if e := oneObject[struct{ Error *code.Error }](t, stdout).Error; e == nil || e.Code != code.WardenLost {
+		t.Errorf("error %+v", e)
+	}
+}
+
+func TestAnInterruptedRestartSaysThatItGoesOn(t *testing.T) {
+	h := newHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	h.serve("default/web", func(_ control.Request, send func(control.Message)) {
+		send(control.Message{Stage: code.StageStop})
+		cancel()
+		<-release
+	})
+	exit, _, stderr := h.runContext(ctx, "restart", "web")
+	want(t, exit, code.ExitDeadline, stderr, "stopped waiting for the restart of default/web; the warden finishes", "gatewarden status default/web")
+}
+
+func TestAWardenSilentBeyondTheTimeoutIsADeadline(t *testing.T) {
+	h := newHost(t)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	h.serve("default/web", func(control.Request, func(control.Message)) { <-release })
+	begun := time.Now()
+	exit, _, stderr := h.run("restart", "--timeout", "10ms", "web")
+	want(t, exit, code.ExitDeadline, stderr, "(deadline)", "gatewarden status default/web tells what runs now")
+	if d := time.Since(begun); d > grace+2*time.Second {
+		t.Errorf("took %v", d)
+	}
+}
+
+func TestASlowRestartOfALivingWardenIsWaitedForAndAHangingOneIsNot(t *testing.T) {
+	for _, alive := range []bool{true, false} {
+		h := newHost(t)
+		release := make(chan struct{})
+		done := make(chan struct{})
+		h.serve("default/web", func(req control.Request, send func(control.Message)) {
+			if req.Verb == control.Status && alive {
+				send(control.Message{Status: statusOf("default/web"), Done: true})
+				close(done) // asked on the side: the restart may end now
+				return
+			}
+			select {
+			case <-done:
+				send(control.Message{Receipt: replaced(), Done: true})
+			case <-release:
+			}
+		})
+		in := Invocation{Env: h.env}
+		_, err := in.actWithin(t.Context(), Target{"default", "web"}, control.Request{Verb: control.Restart}, 100*time.Millisecond, func(control.Message) {})
+		close(release)
+		if alive && err != nil {
+			t.Errorf("a living warden: %v", err)
+		}
+		if !alive && (err == nil || code.From(err, "").Code != code.WardenLost) {
+			t.Errorf("a hanging warden: %v", err)
+		}
+	}
+}
+
+func TestOnATerminalOneLineIsRewrittenAndGone(t *testing.T) {
+	h := newHost(t)
+	h.env.Terminal, h.env.Width = true, 30
+	h.serve("default/web", acts(control.Message{Receipt: replaced()}, code.StagePreflight, code.StageStop))
+	exit, stdout, _ := h.run("restart", "web")
+	want(t, exit, code.ExitOK, stdout, "\r  preflight  doing preflight", "\r\x1b[Krestarted gateway demo")
+	if strings.Count(stdout, "\n") != 1 {
+		t.Errorf("more than the summary stays: %q", stdout)
+	}
+}
+
+func TestTextFromTheContainersSideIsHarmlessOnATerminal(t *testing.T) {
+	h := newHost(t)
+	h.env.Terminal = true
+	r := replaced()
+	r.Outcome, r.Code, r.Message = receipt.Failed, code.CrashLoop, "it said:\n\x1b]0;owned\x07\n\u009b2J"
+	h.serve("default/web", acts(control.Message{Receipt: r}))
+	exit, stdout, stderr := h.run("restart", "web")
+	want(t, exit, code.ExitFailed, stderr, "it said: (crash_loop)\n")
+	for _, bad := range []string{"\x1b]", "\x07", "\u009b"} {
+		if strings.Contains(stdout+stderr, bad) {
+			t.Errorf("%q reaches the terminal: %q %q", bad, stdout, stderr)
+		}
+	}
+	_, stdout, stderr = h.run("restart", "web", "--json")
+	for _, bad := range []string{"\x1b", "\x07", "\u009b"} {
+		if strings.Contains(stdout, bad) {
+			t.Errorf("%q reaches the terminal in JSON: %q", bad, stdout)
+		}
+	}
+	if got := oneObject[receipt.Receipt](t, stdout); got.Message != r.Message {
+		t.Errorf("the escaped message reads back as %q", got.Message)
+	}
+}

@@ -1,0 +1,360 @@
+package warden
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/binary"
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/journal"
+	"github.com/gatewarden/gatewarden/internal/mount"
+	"github.com/gatewarden/gatewarden/internal/posture"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/oci"
+)
+
+// action is one start or replacement on its way from preflight to receipt.
+type action struct {
+	kind    receipt.Action
+	asked   bool // a client asked; else the warden acts by its policy
+	first   unix.Signal
+	reason  string
+	by      receipt.RequestedBy
+	asof    time.Time // when it was asked for: the queue counts
+	notify  func(control.Message)
+	stopped time.Time // when the old gateway was signalled; zero: it was not
+}
+
+// stage tells the client that a stage begins.
+func (a *action) stage(s code.Stage) {
+	if a.notify != nil {
+		a.notify(control.Message{Stage: s})
+	}
+}
+
+// plan is what preflight found good: everything that the launch needs, read and checked while the old gateway serves.
+type plan struct {
+	profile *profile.Profile
+	program *binary.Program
+	env     []string
+}
+
+func (p *plan) close() {
+	if p != nil && p.program != nil {
+		p.program.Close()
+	}
+}
+
+// act carries out one action and returns its receipt, which is in the journal by then. ctx carries the one deadline.
+//
+// The order is the design's, section 9. Before stop, any error is a refusal and the old gateway has not been touched;
+// after it, any error is a failure, and what follows is the policy's business (see policy.go).
+func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
+	r := w.begin(a)
+	if err := w.replace(ctx, a, r); err != nil {
+		e := code.From(err, code.StageLaunch)
+		r.Code, r.Stage, r.Retryable = e.Code, e.Stage, e.Retryable
+		r.Message = w.explain(a, r, e)
+	}
+	w.finish(a, r)
+	return r
+}
+
+// begin makes the receipt of an action whose turn has come. It says "failed" until something better is known.
+func (w *Warden) begin(a *action) *receipt.Receipt {
+	now := time.Now()
+	r := &receipt.Receipt{
+		Version: 1, ID: rand.Text(), Container: w.container, Gateway: w.rec.Profile, Action: a.kind, Reason: a.reason, RequestedBy: a.by,
+		Outcome: receipt.Failed, Listeners: []receipt.Listener{}, PostureAllows: w.rec.PostureAllows, Time: now,
+	}
+	r.Millis.Queue = millis(now.Sub(a.asof))
+	return r
+}
+
+// finish records the receipt of an action that has ended, whatever its outcome.
+func (w *Warden) finish(a *action, r *receipt.Receipt) {
+	r.Generation = w.status.Generation
+	r.Millis.Total = millis(time.Since(a.asof))
+	w.status.Last = r
+	if err := journal.Append(w.journal(), r); err != nil {
+		// The action stands: a full disk must not keep a gateway down.
+		w.log.Error("cannot record the receipt", "receipt", r.ID, "err", err)
+	}
+	w.publish()
+}
+
+func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) error {
+	a.stage(code.StagePreflight)
+	began := time.Now()
+	p, err := w.preflight(ctx, a)
+	defer p.close()
+	r.Millis.Preflight = millis(time.Since(began))
+	if err != nil {
+		r.Outcome = receipt.Refused
+		return err
+	}
+	before := w.workload()
+	if a.kind == receipt.Respawn {
+		r.Old, a.stopped = w.lost, w.lostAt
+	}
+	if w.gateway != nil {
+		a.stage(code.StageStop)
+		began = time.Now()
+		err := w.stop(ctx, a, r)
+		r.Millis.Stop = millis(time.Since(began))
+		if err != nil {
+			return err
+		}
+	}
+	// From here on no gateway runs: a failure leaves the container without one until the policy's next start.
+	if err := w.absent(p.profile); err != nil {
+		return err
+	}
+	a.stage(code.StageLaunch)
+	began = time.Now()
+	w.setState(receipt.Starting)
+	g, err := w.release(ctx, p)
+	r.Millis.Launch = millis(time.Since(began))
+	if err != nil {
+		return err
+	}
+	w.gateway, w.profile = g, p.profile
+	r.New = &g.info
+	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
+	w.setState(receipt.Starting)
+	if err := w.prove(ctx, g, r, a); err != nil {
+		w.abandon(g)
+		return err
+	}
+	g.proven, w.lost, w.lostAt = true, nil, time.Time{}
+	if !a.stopped.IsZero() {
+		r.Millis.Unavailable = millis(time.Since(a.stopped))
+	}
+	r.Outcome = receipt.Replaced
+	r.Workload = w.untouched(before)
+	w.status.Generation++
+	w.status.Listeners = r.Listeners
+	w.setState(receipt.Running)
+	w.watchers.tell(control.Event{Kind: string(receipt.Running), PID: g.info.PID, Time: time.Now()})
+	return nil
+}
+
+// preflight checks all that can be checked while the old gateway still serves.
+func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
+	if w.init.Exited() {
+		return nil, code.Errorf(code.NotRunning, code.StagePreflight, "%w", errContainerGone)
+	}
+	if ctx.Err() != nil {
+		return nil, ctxError(ctx, code.StageQueue, "the request's turn did not come")
+	}
+	if err := w.notFrozen(); err != nil {
+		return nil, err
+	}
+	p := &plan{profile: w.profile}
+	if a.asked {
+		var err error
+		if p.profile, err = w.reread(); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if p.env, err = p.profile.Environ(); err != nil {
+		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the gateway's environment: %w", err)
+	}
+	// The standby's view of the container is the gateway's: same root, same mounts. It is proven here, and again at its release.
+	s, err := w.needStandby(ctx, identityOf(p.profile))
+	if err != nil {
+		return nil, err
+	}
+	root, err := s.proc.OpenRoot()
+	if err != nil {
+		return nil, code.Errorf(code.LaunchFailed, code.StagePreflight, "cannot open the container's root: %w", err)
+	}
+	defer root.Close()
+	if err := mount.Verify(root, w.rec.Mounts); err != nil {
+		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "%w", err)
+	}
+	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.rootWorkload); err != nil {
+		return nil, err
+	}
+	if _, err := w.listening(w.gateway, p.profile, code.StagePreflight); err != nil {
+		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
+// notFrozen refuses while the container is paused: a frozen process takes no signal, and one that joins freezes too.
+func (w *Warden) notFrozen() error {
+	g, err := w.group()
+	if err != nil {
+		return code.Errorf(code.NotRunning, code.StagePreflight, "cannot find the container's cgroup: %w", err)
+	}
+	frozen, err := g.Frozen()
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		// The root of a v2 hierarchy can't be frozen and has no such file.
+		return nil
+	case err != nil:
+		return code.Errorf(code.Internal, code.StagePreflight, "cannot tell whether the container is paused: %w", err)
+	case frozen:
+		return code.Errorf(code.Paused, code.StagePreflight, "the container is paused: resume it first, as with `ctr task resume %s`", w.rec.ID)
+	}
+	return nil
+}
+
+// reread reads the profile again, for an action that an operator asked for. What only a new container can change is
+// refused here rather than ignored.
+func (w *Warden) reread() (*profile.Profile, error) {
+	p, err := profile.Load(w.rec.Config.ProfileDir, w.rec.Profile)
+	if err != nil {
+		return nil, code.Errorf(code.InvalidProfile, code.StagePreflight, "%w", err)
+	}
+	spec, err := oci.LoadSpec(w.rec.Bundle)
+	if err != nil {
+		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the container's specification again: %w", err)
+	}
+	if err := posture.Check(spec, p).Err(); err != nil {
+		return nil, err
+	}
+	want := len(p.Mounts) + len(p.States)
+	same := want == len(w.rec.Mounts)
+	for i := 0; same && i < want; i++ {
+		if i < len(p.Mounts) {
+			same = p.Mounts[i].Source == w.rec.Mounts[i].Source && p.Mounts[i].Target == w.rec.Mounts[i].Target
+		} else {
+			same = p.States[i-len(p.Mounts)].Target == w.rec.Mounts[i].Target
+		}
+	}
+	if !same {
+		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight,
+			"the profile's [[mount]] or [[state]] entries are not those that this container was created with: recreate the container to change them")
+	}
+	return p, nil
+}
+
+// stop ends the running gateway and everything that it left behind, and proves it: SIGTERM through the pidfd, SIGKILL
+// through the same, waitid of exactly that child, then no process under the gateway's UID but the standby.
+func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error {
+	g := w.gateway
+	p := g.profile.Stop
+	sig := p.Signal
+	if a.first != 0 {
+		sig = a.first
+	}
+	g.asked = true // before the signal: the exit that follows is ours, whatever its status
+	w.setState(receipt.Stopping)
+	a.stopped = time.Now()
+	if err := g.proc.Signal(sig); err != nil && !errors.Is(err, process.ErrGone) {
+		g.asked = false
+		w.setState(receipt.Running)
+		return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
+	}
+	r.Old = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime}
+	wait, cancel := context.WithTimeout(ctx, p.Timeout)
+	err := g.proc.Await(wait)
+	cancel()
+	if err != nil && ctx.Err() == nil {
+		r.Old.Forced = true
+		if err := g.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+			return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
+		}
+		wait, cancel := context.WithTimeout(ctx, killGrace)
+		err = g.proc.Await(wait)
+		cancel()
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctxError(ctx, code.StageStop, fmt.Sprintf("process %d got %s and did not end", g.info.PID, unix.SignalName(sig)))
+		}
+		stat, _ := g.proc.Stat()
+		return code.Errorf(code.StopFailed, code.StageStop,
+			"process %d survived SIGKILL for %v; it is in state %q, and D means stuck in the kernel: no second gateway is started beside it",
+			g.info.PID, killGrace, stat.State)
+	}
+	exit, err := w.reaped()
+	if err != nil {
+		return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
+	}
+	r.Old.ExitCode, r.Old.Signal, r.Old.DeathProof = exit.Code, exit.SignalName(), "waitid"
+	return w.endStrays(ctx)
+}
+
+// abandon ends a gateway that was started and could not be proven.
+func (w *Warden) abandon(g *gateway) {
+	g.asked = true
+	if err := g.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+		w.log.Error("cannot end the unproven gateway", "pid", g.info.PID, "err", err)
+	}
+	if !g.proc.AwaitFor(killGrace) {
+		w.log.Error("the unproven gateway survives SIGKILL", "pid", g.info.PID)
+		return // its exit will be seen by run
+	}
+	if _, err := w.reaped(); err != nil {
+		w.log.Error("cannot reap the unproven gateway", "err", err)
+	}
+	if err := w.endStrays(w.alive); err != nil {
+		w.log.Error("cannot clear up after the unproven gateway", "err", err)
+	}
+}
+
+// reaped collects the exit status of the gateway, which has exited, and forgets it.
+func (w *Warden) reaped() (process.Exit, error) {
+	g := w.gateway
+	var exit process.Exit
+	var err error
+	if g.exit != nil {
+		exit = *g.exit
+	} else if exit, err = g.proc.Reap(); err == nil {
+		w.sayExited(g, exit)
+	}
+	g.proc.Close()
+	w.gateway = nil
+	w.status.PID, w.status.NSPID, w.status.StartTime = 0, 0, 0
+	w.status.Listeners = []receipt.Listener{}
+	for _, p := range w.pumps {
+		p.Flush(20 * time.Millisecond)
+	}
+	return exit, err
+}
+
+func (w *Warden) sayExited(g *gateway, exit process.Exit) {
+	w.watchers.tell(control.Event{Kind: "exited", PID: g.info.PID, ExitCode: exit.Status(), Time: time.Now()})
+}
+
+// explain is the message of an action that did not succeed: what was being done to which object, what was found, what is
+// the state now, and what to do next.
+func (w *Warden) explain(a *action, r *receipt.Receipt, e *code.Error) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cannot %s %s: %s", a.kind, w.object(), e.Message)
+	if r.Outcome == receipt.Refused {
+		if w.gateway != nil {
+			fmt.Fprintf(&b, "; process %d was not touched and goes on", w.gateway.info.PID)
+		}
+		return b.String()
+	}
+	if w.gateway != nil {
+		fmt.Fprintf(&b, "; process %d is still there", w.gateway.info.PID)
+	}
+	if r.New != nil {
+		if out := gatewaylog.Excerpt(filepath.Join(w.rec.LogDir(), gatewaylog.Name), r.Time, 5); out != "" {
+			fmt.Fprintf(&b, "; its last output: %s", out)
+		} else {
+			b.WriteString("; it wrote nothing")
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,320 @@
+package warden
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/join"
+	"github.com/gatewarden/gatewarden/internal/launch"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// gateway is the supervised process.
+type gateway struct {
+	proc    *process.Process
+	info    receipt.New
+	since   time.Time
+	asked   bool // its end is asked for: recorded before the signal, never inferred from an exit status
+	proven  bool
+	exit    *process.Exit // once it has been reaped
+	uid     uint32
+	profile *profile.Profile
+}
+
+// done never fires while there is no gateway.
+func (g *gateway) done() <-chan struct{} {
+	if g == nil {
+		return nil
+	}
+	return g.proc.Done()
+}
+
+// standby is a parked launcher: the next gateway.
+type standby struct {
+	proc *process.Process
+	gate *launch.Gate
+	who  identity
+}
+
+func (s *standby) done() <-chan struct{} {
+	if s == nil {
+		return nil
+	}
+	return s.proc.Done()
+}
+
+// end lets a parked launcher go and collects it. A nil standby has ended.
+func (s *standby) end(log *slog.Logger) {
+	if s == nil {
+		return
+	}
+	s.gate.Close()
+	if err := s.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+		log.Error("cannot end the standby", "pid", s.proc.PID(), "err", err)
+	}
+	if s.proc.AwaitFor(killGrace) {
+		if _, err := s.proc.Reap(); err != nil {
+			log.Error("cannot reap the standby", "pid", s.proc.PID(), "err", err)
+		}
+	}
+	s.proc.Close()
+}
+
+// identity is what a standby must be, so that it can become the profile's gateway.
+type identity struct {
+	uid, gid uint32
+	groups   []uint32
+	caps     []string
+}
+
+func identityOf(p *profile.Profile) identity {
+	return identity{uid: p.Gateway.User, gid: p.Gateway.Group, groups: p.Gateway.Groups, caps: p.Gateway.Capabilities}
+}
+
+// joined is the outcome of making a standby.
+type joined struct {
+	standby *standby
+	err     error
+}
+
+// spawnStandby begins to make a standby, unless there is one or one is being made. Its outcome comes over w.joined. It
+// outlives the action that asked for it, so it ends with the container and not with that action's deadline.
+func (w *Warden) spawnStandby(who identity) {
+	if w.joining || w.standby != nil {
+		return
+	}
+	w.joining = true
+	w.standbyTry.Stop()
+	go func() {
+		ctx, cancel := context.WithTimeout(w.alive, joinTimeout)
+		defer cancel()
+		s, err := w.park(ctx, who)
+		w.joined <- joined{s, err}
+	}()
+}
+
+// park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for.
+func (w *Warden) park(ctx context.Context, who identity) (_ *standby, err error) {
+	gate, theirs, err := launch.NewGate()
+	if err != nil {
+		return nil, err
+	}
+	proc, err := join.Launcher(ctx, w.self, w.stderr, join.Request{
+		Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
+		UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
+	}, join.Files{Launcher: w.launcher, Control: theirs, Stdout: w.stdout, Stderr: w.stderrF})
+	theirs.Close()
+	if err != nil {
+		gate.Close()
+		return nil, err
+	}
+	s := &standby{proc: proc, gate: gate, who: who}
+	if err := gate.AwaitParked(ctx); err != nil {
+		s.end(w.log)
+		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "the launcher did not come up in the container: %w", err)
+	}
+	if err := w.provePosture(s); err != nil {
+		s.end(w.log)
+		return nil, err
+	}
+	return s, nil
+}
+
+// standbyJoined takes a new standby in, or plans the next try.
+func (w *Warden) standbyJoined(j joined) {
+	w.joining = false
+	if j.err != nil {
+		w.standbyLag = min(max(2*w.standbyLag, 100*time.Millisecond), 30*time.Second)
+		w.standbyTry.Reset(w.standbyLag)
+		w.log.Error("cannot make a standby", "err", j.err, "next_try_in", w.standbyLag)
+		return
+	}
+	w.standbyLag = 0
+	w.standby = j.standby
+	w.status.Standby.PID = j.standby.proc.PID()
+	w.publish()
+}
+
+// standbyExited replaces a standby that somebody ended.
+func (w *Warden) standbyExited() {
+	exit, err := w.standby.proc.Reap()
+	w.log.Warn("the standby is gone", "pid", w.standby.proc.PID(), "exit", exit.String(), "err", err)
+	w.dropStandby()
+	w.standbyLag = min(max(2*w.standbyLag, 100*time.Millisecond), 30*time.Second)
+	w.standbyTry.Reset(w.standbyLag)
+}
+
+// dropStandby forgets the standby, which is ended if it still lives.
+func (w *Warden) dropStandby() {
+	w.standby.end(w.log)
+	w.standby = nil
+	w.status.Standby.PID = 0
+	w.publish()
+}
+
+// needStandby gives a living, proven standby with that identity, and waits for one to be made if there is none.
+func (w *Warden) needStandby(ctx context.Context, who identity) (*standby, error) {
+	for {
+		if s := w.standby; s != nil {
+			if s.proc.Exited() {
+				w.standbyExited()
+				continue
+			}
+			if err := w.provePosture(s); err == nil && s.who.equal(who) {
+				return s, nil
+			} else if err != nil {
+				w.log.Error("the standby is not what it was", "err", err)
+			}
+			w.dropStandby()
+		}
+		w.spawnStandby(who)
+		select {
+		case j := <-w.joined:
+			w.standbyJoined(j)
+			if j.err != nil {
+				return nil, j.err
+			}
+		case <-ctx.Done():
+			return nil, ctxError(ctx, code.StageLaunch, "no standby came up")
+		}
+	}
+}
+
+func (a identity) equal(b identity) bool {
+	return a.uid == b.uid && a.gid == b.gid && sameSet(a.groups, b.groups) && sameSet(a.caps, b.caps)
+}
+
+// release turns the standby into the gateway. The standby is used up, whatever comes of it.
+func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
+	s, err := w.needStandby(ctx, identityOf(p.profile))
+	if err != nil {
+		return nil, err
+	}
+	info, err := w.describe(s, p)
+	if err != nil {
+		return nil, err
+	}
+	err = s.gate.Release(ctx, launch.Order{Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: p.env})
+	s.gate.Close()
+	w.standby, w.status.Standby.PID = nil, 0
+	if err != nil {
+		w.standbyLag = 0
+		s.end(w.log)
+		if f, ok := errors.AsType[*launch.Failure](err); ok {
+			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w%s", p.program.Path, f, hint(f))
+		}
+		if ctx.Err() != nil {
+			return nil, ctxError(ctx, code.StageLaunch, "the launcher did not exec")
+		}
+		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w", p.program.Path, err)
+	}
+	return &gateway{proc: s.proc, info: info, since: time.Now(), uid: p.profile.Gateway.User, profile: p.profile}, nil
+}
+
+// hint says what an error of exec means for the operator, where its text does not.
+func hint(f *launch.Failure) string {
+	switch {
+	case f.Step == launch.Exec && f.Errno == unix.ENOENT:
+		return " (its dynamic loader or interpreter is not in the image)"
+	case f.Step == launch.Exec && f.Errno == unix.ENOEXEC:
+		return " (neither a program for this machine nor a script with #!)"
+	case f.Step == launch.Exec && f.Errno == unix.EACCES:
+		return " (its mount may be noexec, or its mode keeps the gateway's UID out)"
+	case f.Step == launch.ChangeDirectory:
+		return " (gateway.cwd must be a directory that the gateway's UID may enter)"
+	}
+	return ""
+}
+
+// endStrays ends what a gateway left behind: every process in the container's cgroup that runs under the gateway's UID
+// and is not the standby. That UID can't be shed: with no_new_privs and without capabilities there is no way to another
+// one, and the posture check keeps the workload from having it.
+func (w *Warden) endStrays(ctx context.Context) error {
+	if w.joining {
+		// A launcher on its way in has that UID too and is not known yet.
+		select {
+		case j := <-w.joined:
+			w.standbyJoined(j)
+		case <-ctx.Done():
+			return ctxError(ctx, code.StageStop, "the next standby did not come up")
+		}
+	}
+	for range 10 {
+		strays, err := w.strays()
+		if err != nil {
+			return err
+		}
+		if len(strays) == 0 {
+			return nil
+		}
+		for _, p := range strays {
+			w.log.Warn("ending a process that the gateway left behind", "pid", p.PID())
+			err := p.Signal(unix.SIGKILL)
+			if err == nil || errors.Is(err, process.ErrGone) {
+				wait, cancel := context.WithTimeout(ctx, killGrace)
+				err = p.Await(wait)
+				cancel()
+			}
+			p.Close()
+			if err != nil {
+				return code.Errorf(code.StopFailed, code.StageStop, "process %d, which the old gateway left behind, does not end: %w", p.PID(), err)
+			}
+		}
+	}
+	return code.Errorf(code.StopFailed, code.StageStop, "processes that the old gateway left behind keep starting others under its UID")
+}
+
+func (w *Warden) strays() ([]*process.Process, error) {
+	pids, err := w.members()
+	if err != nil {
+		return nil, err
+	}
+	var out []*process.Process
+	for _, pid := range pids {
+		if pid == w.rec.InitPID || (w.gateway != nil && pid == w.gateway.proc.PID()) || (w.standby != nil && pid == w.standby.proc.PID()) {
+			continue
+		}
+		p, err := process.Open(pid)
+		if err != nil {
+			continue // gone meanwhile, or a thread
+		}
+		if po, err := p.Posture(); err != nil || po.UID[0] != w.profile.Gateway.User || p.Exited() {
+			p.Close()
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// members lists the processes of the container, none once it is gone.
+func (w *Warden) members() ([]int, error) {
+	g, err := w.group()
+	if err != nil {
+		if errors.Is(err, process.ErrGone) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	pids, err := g.Procs()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return pids, err
+}
+
+// ctxError says why ctx ended: the container is gone, or the deadline passed.
+func ctxError(ctx context.Context, stage code.Stage, what string) *code.Error {
+	if cause := context.Cause(ctx); errors.Is(cause, errContainerGone) {
+		return code.Errorf(code.NotRunning, stage, "%s: %w", what, cause)
+	}
+	return code.Errorf(code.Deadline, stage, "%s before the deadline", what)
+}

@@ -1,0 +1,133 @@
+package warden
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// start is a start that nobody asked for: the first one, or the policy's next try.
+func (w *Warden) start(kind receipt.Action) {
+	p := w.profile
+	ctx, cancel := context.WithTimeout(w.alive, joinTimeout+budget(p))
+	defer cancel()
+	r := w.act(ctx, &action{kind: kind, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now()})
+	if kind == receipt.Respawn && r.Outcome == receipt.Replaced {
+		w.status.Restarts.Unasked++
+	}
+	w.first.set(r, p.Start.FailContainer)
+	w.settled(r)
+}
+
+// settled decides what follows an action: nothing after a success, else the policy's next try or the state "failed".
+// It is also the moment to make the next standby, off every action's path.
+func (w *Warden) settled(r *receipt.Receipt) {
+	defer func() {
+		if w.alive.Err() == nil {
+			w.spawnStandby(identityOf(w.profile))
+		}
+	}()
+	switch {
+	case r.Outcome == receipt.Replaced || r.Outcome == receipt.AlreadyRunning || w.alive.Err() != nil:
+		w.retry.Stop()
+		return
+	case w.gateway != nil:
+		// Refused with the old one serving, or the old one does not end: its exit will tell.
+		return
+	case r.Outcome == receipt.Refused && !r.Retryable && r.Code != code.Paused && r.Code != code.ListenerContested:
+		// No start can succeed until somebody changes something. An operator's restart looks again.
+		w.fail(r.Code, r.Message)
+		return
+	}
+	w.unasked(r.Code, r.Message)
+}
+
+// gatewayExited is called when the gateway has exited while no action was in progress.
+func (w *Warden) gatewayExited() {
+	g := w.gateway
+	exit, err := w.reaped()
+	if err != nil {
+		w.log.Error("cannot reap the gateway", "pid", g.info.PID, "err", err)
+	}
+	w.lost, w.lostAt = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime, ExitCode: exit.Code, Signal: exit.SignalName(), DeathProof: "waitid"}, time.Now()
+	if err := w.endStrays(w.alive); err != nil {
+		w.log.Error("cannot clear up after the gateway", "err", err)
+	}
+	if g.asked {
+		// An action signalled it and its deadline passed before the end came. Who stops it owns its relaunch.
+		w.start(receipt.Restart)
+		return
+	}
+	w.log.Warn("the gateway exited unasked", "pid", g.info.PID, "exit", exit.String())
+	message := fmt.Sprintf("%s exited unasked after %v (%s)", w.object(), time.Since(g.since).Round(time.Millisecond), exit)
+	if time.Since(g.since) >= g.profile.Restart.Window {
+		w.backoff, w.exits = 0, nil
+	}
+	switch next := decide(g.profile.Restart, exit); next {
+	case receipt.Stopped:
+		w.status.Code, w.status.Message = "", message+"; its restart policy leaves it so"
+		w.setState(receipt.Stopped)
+	case receipt.FailedSt:
+		w.fail(code.LaunchFailed, message+"; this exit status is declared fatal, or the policy is \"never\": `gatewarden restart` starts it again")
+	default:
+		w.unasked("", message)
+	}
+}
+
+// decide gives the state that an unasked exit leads to.
+func decide(p profile.Restart, exit process.Exit) receipt.State {
+	clean := exit.Signal == 0 && exit.Code == 0
+	switch {
+	case exit.Signal == 0 && slices.Contains(p.FatalExitCodes, exit.Code):
+		return receipt.FailedSt
+	case p.Policy == profile.Always:
+		return receipt.Backoff
+	case clean:
+		return receipt.Stopped
+	case p.Policy == profile.OnFailure:
+		return receipt.Backoff
+	}
+	return receipt.FailedSt
+}
+
+// unasked counts an exit that nobody asked for, or a start that did not succeed, and plans the next start.
+func (w *Warden) unasked(c code.Code, message string) {
+	p := w.profile.Restart
+	now := time.Now()
+	w.exits = slices.DeleteFunc(w.exits, func(t time.Time) bool { return now.Sub(t) > p.Window })
+	w.exits = append(w.exits, now)
+	switch {
+	case p.Policy == profile.Never:
+		w.fail(c, message)
+		return
+	case len(w.exits) > p.Burst:
+		w.fail(code.CrashLoop, fmt.Sprintf("%s; that makes %d ends within %v: no further try is made until `gatewarden restart`", message, len(w.exits), p.Window))
+		return
+	}
+	w.backoff = min(max(2*w.backoff, p.BackoffInitial), p.BackoffMax)
+	// Up to a tenth more, so that gateways that fell together do not rise together.
+	delay := w.backoff + rand.N(w.backoff/10+1)
+	w.retry.Reset(delay)
+	w.status.Code, w.status.Message = c, fmt.Sprintf("%s; next start in %v", message, delay.Round(time.Millisecond))
+	w.setState(receipt.Backoff)
+}
+
+// fail is the loud state that only an operator's restart or recover leaves.
+func (w *Warden) fail(c code.Code, message string) {
+	w.log.Error("no gateway runs", "code", c, "message", message)
+	w.retry.Stop()
+	w.status.Code, w.status.Message = c, message
+	w.setState(receipt.FailedSt)
+}
+
+// budget is the longest time that an action with p takes when all goes its slowest.
+func budget(p *profile.Profile) time.Duration {
+	return p.Stop.Timeout + killGrace + p.Ready.Timeout + p.Ready.Settle + 5*time.Second
+}

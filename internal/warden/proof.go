@@ -1,0 +1,387 @@
+package warden
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/listener"
+	"github.com/gatewarden/gatewarden/internal/probe"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// mismatch is a posture that the kernel reports and the profile does not ask for.
+func mismatch(format string, args ...any) *code.Error {
+	return code.Errorf(code.PostureMismatch, code.StageLaunch, format, args...)
+}
+
+// provePosture reads back from the kernel what the parked launcher is: our own file, with exactly the IDs, capabilities
+// and namespaces that were asked for. Nothing else has run in that process since libcontainer set them.
+func (w *Warden) provePosture(s *standby) error {
+	var file unix.Stat_t
+	if err := unix.Fstat(int(w.launcher.Fd()), &file); err != nil {
+		return err
+	}
+	path, dev, ino, err := s.proc.Exe()
+	if err != nil {
+		return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
+	}
+	if dev != file.Dev || ino != file.Ino {
+		return mismatch("process %d in the container runs %s instead of the launcher: what is mounted at /proc in the container is not procfs",
+			s.proc.PID(), path)
+	}
+	po, err := s.proc.Posture()
+	if err != nil {
+		return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
+	}
+	if err := samePosture(po, s.who); err != nil {
+		return err
+	}
+	ns, err := s.proc.SameNamespaces(w.init)
+	if err != nil {
+		return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot compare namespaces: %w", err)
+	}
+	if ns != "" {
+		return mismatch("the launcher's %s namespace is not the container's", ns)
+	}
+	return nil
+}
+
+func samePosture(po process.Posture, who identity) error {
+	var caps uint64
+	for _, c := range who.caps {
+		if c == "CAP_NET_BIND_SERVICE" {
+			caps |= 1 << unix.CAP_NET_BIND_SERVICE
+		}
+	}
+	four := func(id uint32) [4]uint32 { return [4]uint32{id, id, id, id} }
+	switch {
+	case po.UID != four(who.uid):
+		return mismatch("the launcher's UIDs are %v instead of %d", po.UID, who.uid)
+	case po.GID != four(who.gid):
+		return mismatch("the launcher's GIDs are %v instead of %d", po.GID, who.gid)
+	case !sameSet(po.Groups, who.groups):
+		return mismatch("the launcher's supplementary groups are %v instead of %v", po.Groups, who.groups)
+	case !po.NoNewPrivs:
+		return mismatch("the launcher has no_new_privs off")
+	}
+	for _, set := range []struct {
+		name string
+		got  uint64
+	}{{"effective", po.Effective}, {"permitted", po.Permitted}, {"inheritable", po.Inherit}, {"bounding", po.Bounding}, {"ambient", po.Ambient}} {
+		if set.got != caps {
+			return mismatch("the launcher's %s capabilities are %x instead of %x", set.name, set.got, caps)
+		}
+	}
+	return nil
+}
+
+func sameSet[T interface{ ~uint32 | ~string }](a, b []T) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
+}
+
+// describe is what the receipt says of the process that the standby is about to become, read from the kernel now.
+func (w *Warden) describe(s *standby, p *plan) (receipt.New, error) {
+	po, err := s.proc.Posture()
+	if err != nil {
+		return receipt.New{}, code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
+	}
+	hex := func(n uint64) string { return strconv.FormatUint(n, 16) }
+	groups := make([]int, 0, len(po.Groups))
+	for _, g := range po.Groups {
+		groups = append(groups, int(g))
+	}
+	return receipt.New{
+		PID: s.proc.PID(), NSPID: po.NSPID, StartTime: s.proc.Start(),
+		Exe: p.program.Path, ExeDev: p.program.Dev, ExeIno: p.program.Ino,
+		UID: int(po.UID[0]), GID: int(po.GID[0]), Groups: groups,
+		Capabilities: receipt.Capabilities{
+			Effective: hex(po.Effective), Permitted: hex(po.Permitted), Inheritable: hex(po.Inherit),
+			Bounding: hex(po.Bounding), Ambient: hex(po.Ambient),
+		},
+		NoNewPrivs: po.NoNewPrivs, Seccomp: po.Seccomp,
+	}, nil
+}
+
+// owners maps the socket inodes of the gateway and of what descends from it to their process's number. Descendants are
+// found by the UID, as in strays.
+func (w *Warden) owners(g *gateway) (map[uint64]int, error) {
+	if g == nil {
+		return nil, nil
+	}
+	own := map[uint64]int{}
+	add := func(p *process.Process) error {
+		inodes, err := listener.Inodes(int(p.Dir().Fd()))
+		for inode := range inodes {
+			own[inode] = p.PID()
+		}
+		return err
+	}
+	if err := add(g.proc); err != nil {
+		if errors.Is(err, listener.ErrGone) {
+			return own, nil
+		}
+		return nil, err
+	}
+	return own, nil
+}
+
+// withDescendants adds the sockets of the gateway's descendants to own. It walks the container's processes, so it is
+// asked for only when the gateway's own sockets do not explain an address.
+func (w *Warden) withDescendants(own map[uint64]int) error {
+	procs, err := w.strays()
+	if err != nil {
+		return err
+	}
+	for _, p := range procs {
+		inodes, err := listener.Inodes(int(p.Dir().Fd()))
+		p.Close()
+		if err != nil && !errors.Is(err, listener.ErrGone) {
+			return err
+		}
+		for inode := range inodes {
+			if _, ok := own[inode]; !ok {
+				own[inode] = p.PID()
+			}
+		}
+	}
+	return nil
+}
+
+// listening proves for each declared address who listens there. The error is listener_missing (not yet, perhaps) or
+// listener_contested (somebody else does); the listeners are as found in either case.
+func (w *Warden) listening(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
+	own, err := w.owners(g)
+	if err != nil {
+		return nil, code.Errorf(code.Internal, stage, "cannot read the gateway's sockets: %w", err)
+	}
+	out := make([]receipt.Listener, 0, len(p.Listen))
+	walked := false
+	var missing, contested error
+	for _, l := range p.Listen {
+		sockets, err := w.sockets.Find(l.Address)
+		if err != nil {
+			return nil, code.Errorf(code.Internal, stage, "cannot list the listeners of %s: %w", l.Address, err)
+		}
+		owned := func(inode uint64) bool { return own[inode] != 0 }
+		s, verdict := listener.Judge(l.Address, sockets, owned)
+		if verdict == listener.Contested && g != nil && !walked {
+			walked = true
+			if err := w.withDescendants(own); err != nil {
+				return nil, code.Errorf(code.Internal, stage, "cannot read the sockets of the gateway's descendants: %w", err)
+			}
+			s, verdict = listener.Judge(l.Address, sockets, owned)
+		}
+		entry := receipt.Listener{Name: l.Name, Address: l.Address.String(), Mode: l.Mode}
+		switch verdict {
+		case listener.Owned:
+			entry.Inode, entry.OwnerPID = s.Inode, own[s.Inode]
+		case listener.Missing:
+			missing = errors.Join(missing, fmt.Errorf("nobody listens on %s (%s)", l.Address, l.Name))
+		case listener.Contested:
+			entry.Inode, entry.OwnerPID = s.Inode, 0
+			contested = errors.Join(contested, fmt.Errorf("%s (%s) is held by %s", l.Address, l.Name, w.holder(s)))
+		}
+		out = append(out, entry)
+	}
+	switch {
+	case contested != nil:
+		return out, code.Errorf(code.ListenerContested, stage, "%w: end that process, or give the gateway another address", contested)
+	case missing != nil:
+		return out, code.Errorf(code.ListenerMissing, stage, "%w", missing)
+	}
+	return out, nil
+}
+
+// holder names the process that holds a foreign socket, as far as the container's processes tell.
+func (w *Warden) holder(s listener.Socket) string {
+	pids, err := w.members()
+	if err == nil {
+		for _, pid := range pids {
+			p, err := process.Open(pid)
+			if err != nil {
+				continue
+			}
+			inodes, _ := listener.Inodes(int(p.Dir().Fd()))
+			if _, ok := inodes[s.Inode]; ok {
+				exe, _, _, _ := p.Exe()
+				po, _ := p.Posture()
+				p.Close()
+				return fmt.Sprintf("process %d (%d in the container, %s, UID %d) with %s", pid, po.NSPID, exe, po.UID[0], s)
+			}
+			p.Close()
+		}
+	}
+	return fmt.Sprintf("a process outside the container's cgroup (UID %d) with %s", s.UID, s)
+}
+
+// absent proves that no declared address is held by anybody, once the old gateway and what it left are gone.
+func (w *Warden) absent(p *profile.Profile) error {
+	_, err := w.listening(nil, p, code.StageAbsence)
+	if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.ListenerMissing {
+		return nil
+	}
+	return err
+}
+
+// prove waits until the new gateway owns its listeners, answers its probe, and still owns them; and, after the settle
+// time, once more. It gives the reason when that is not so within ready.timeout or before ctx ends.
+func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *action) error {
+	p := g.profile
+	ready, cancel := context.WithDeadline(ctx, g.since.Add(p.Ready.Timeout))
+	defer cancel()
+	began := time.Now()
+	a.stage(code.StageListen)
+	err := w.retrying(ready, g, func() error {
+		var err error
+		r.Listeners, err = w.listening(g, p, code.StageListen)
+		return err
+	})
+	r.Millis.Listen = millis(time.Since(began))
+	if err != nil {
+		return err
+	}
+	began = time.Now()
+	a.stage(code.StageProbe)
+	err = w.retrying(ready, g, func() error { return w.probed(ready, g, r, code.StageProbe) })
+	r.Millis.Probe = millis(time.Since(began))
+	if err != nil || p.Ready.Settle == 0 {
+		return err
+	}
+	a.stage(code.StageSettle)
+	settled := time.NewTimer(p.Ready.Settle)
+	defer settled.Stop()
+	select {
+	case <-settled.C:
+	case <-g.done():
+		return w.diedEarly(g, code.StageSettle)
+	case <-ctx.Done():
+		return ctxError(ctx, code.StageSettle, "the settle time did not pass")
+	}
+	// A fresh bound: the settle time may be as long as ready.timeout.
+	once, cancel2 := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel2()
+	return w.probed(once, g, r, code.StageSettle)
+}
+
+// probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
+func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, stage code.Stage) error {
+	res, err := w.ask(ctx, g)
+	r.Probe = probeOf(res)
+	if err != nil {
+		return err
+	}
+	r.Listeners, err = w.listening(g, g.profile, stage)
+	return err
+}
+
+// ask runs the readiness probe once.
+func (w *Warden) ask(ctx context.Context, g *gateway) (probe.Result, error) {
+	if g.profile.Ready.Kind == "none" {
+		return probe.Result{Verdict: probe.Yes, Kind: "none"}, nil
+	}
+	root, err := g.proc.OpenRoot()
+	if err != nil {
+		return probe.Result{Verdict: probe.Unknown, Kind: g.profile.Ready.Kind, Detail: err.Error()},
+			code.Errorf(code.ProbeFailed, code.StageProbe, "cannot probe: %w", err)
+	}
+	defer root.Close()
+	res := probe.Run(ctx, w.net, int(root.Fd()), g.profile.Ready)
+	if res.Verdict != probe.Yes {
+		return res, code.Errorf(code.ProbeFailed, code.StageProbe, "the %s probe says %s: %s", res.Kind, res.Verdict, res.Detail)
+	}
+	return res, nil
+}
+
+func probeOf(res probe.Result) *receipt.Probe {
+	return &receipt.Probe{Kind: res.Kind, Status: res.Status, Millis: millis(res.Took), Detail: res.Detail}
+}
+
+// retrying repeats check until it passes, the gateway exits, ctx ends, or somebody else holds an address, which no
+// waiting changes. The waits grow from half a millisecond: most gateways need some, few need many.
+func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) error {
+	t := stoppedTimer()
+	for wait := 500 * time.Microsecond; ; wait = min(wait*3/2, 50*time.Millisecond) {
+		err := check()
+		if err == nil {
+			if g.proc.Exited() {
+				return w.diedEarly(g, code.StageListen)
+			}
+			return nil
+		}
+		e, _ := errors.AsType[*code.Error](err)
+		if g.proc.Exited() {
+			return w.diedEarly(g, e.Stage)
+		}
+		if e.Code == code.ListenerContested || e.Code == code.Internal {
+			return err
+		}
+		t.Reset(wait)
+		select {
+		case <-t.C:
+		case <-g.done():
+			return w.diedEarly(g, e.Stage)
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); errors.Is(cause, errContainerGone) {
+				return ctxError(ctx, e.Stage, e.Message)
+			}
+			e.Message += fmt.Sprintf(" (%.3gs after its start)", time.Since(g.since).Seconds())
+			return e
+		}
+	}
+}
+
+// diedEarly is the error for a gateway that exited before it was proven.
+func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
+	exit, err := g.proc.Reap()
+	if err != nil {
+		return code.Errorf(code.Internal, stage, "the gateway exited, and its status is lost: %w", err)
+	}
+	w.sayExited(g, exit)
+	g.exit = &exit
+	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s)", exit)
+}
+
+// workload lists the container's processes that are not the gateway's or ours, with their start times.
+func (w *Warden) workload() map[int]uint64 {
+	pids, err := w.members()
+	if err != nil {
+		w.log.Warn("cannot list the workload", "err", err)
+	}
+	out := map[int]uint64{}
+	for _, pid := range pids {
+		p, err := process.Open(pid)
+		if err != nil {
+			continue
+		}
+		po, err := p.Posture()
+		if err == nil && po.UID[0] != w.profile.Gateway.User && !p.Exited() {
+			out[pid] = p.Start()
+		}
+		p.Close()
+	}
+	return out
+}
+
+// untouched compares the workload with how it was: every process that was there still is. Processes that it started or
+// ended of itself meanwhile can't be told from others, so an end counts as a change and a new process does not.
+func (w *Warden) untouched(before map[int]uint64) receipt.Workload {
+	after := w.workload()
+	unchanged := true
+	for pid, start := range before {
+		unchanged = unchanged && after[pid] == start
+	}
+	return receipt.Workload{Processes: len(after), Unchanged: unchanged}
+}
+
+func millis(d time.Duration) float64 {
+	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
+}

@@ -1,0 +1,348 @@
+package warden
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/probe"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// statusPatience is how long `status` waits for a live answer to "is it healthy" before it says that it cannot tell.
+const statusPatience = 500 * time.Millisecond
+
+// recoverGrace is how long an unhealthy gateway gets to become healthy before recover replaces it.
+const recoverGrace = time.Second
+
+// request is one client's request on its way to run and back.
+type request struct {
+	control.Request
+	uid    int
+	asof   time.Time
+	ctx    context.Context // ends at the request's deadline, and when the client leaves
+	notify chan control.Message
+	reply  chan control.Message // buffered: run never waits for a client
+	turn   atomic.Int32         // waiting, taken by run, or left by the client: whoever comes first
+}
+
+const (
+	waiting = iota
+	taken
+	left
+)
+
+// handle answers one client, on the client's own goroutine.
+func (w *Warden) handle(ctx context.Context, req control.Request, uid int, send func(control.Message) error) {
+	switch req.Verb {
+	case control.Watch:
+		w.watch(ctx, send)
+	case control.Await:
+		w.await(ctx, send)
+	case control.Status:
+		send(control.Message{Status: w.statusNow(ctx, req, uid), Done: true})
+	default:
+		send(w.queue(ctx, req, uid, send))
+	}
+}
+
+// statusNow is the published status with a live answer to "is it healthy", if run has the time for one.
+func (w *Warden) statusNow(ctx context.Context, req control.Request, uid int) *receipt.Status {
+	s := w.snapshot.Load().Status
+	switch s.State {
+	case receipt.Running:
+		req.Verb, req.Timeout = control.Probe, statusPatience
+		if m := w.queue(ctx, req, uid, nil); m.Report != nil {
+			s = w.snapshot.Load().Status
+			s.Healthy = m.Report.Healthy
+		}
+	case receipt.Backoff, receipt.FailedSt, receipt.Stopped:
+		no := false
+		s.Healthy = &no
+	}
+	return &s
+}
+
+// queue puts a request into the queue and waits for its answer. What run has taken up it carries out, whoever leaves;
+// what it has not taken up when the deadline passes or the client leaves is never carried out.
+func (w *Warden) queue(ctx context.Context, req control.Request, uid int, send func(control.Message) error) control.Message {
+	if send == nil {
+		send = func(control.Message) error { return nil }
+	}
+	if req.Timeout == 0 {
+		req.Timeout = 10*time.Second + w.snapshot.Load().budget
+	}
+	ctx, cancel := context.WithTimeout(ctx, req.Timeout)
+	defer cancel()
+	r := &request{Request: req, uid: uid, asof: time.Now(), ctx: ctx, notify: make(chan control.Message, 32), reply: make(chan control.Message, 1)}
+	refuse := func(c code.Code, format string, args ...any) control.Message {
+		return control.Message{Done: true, Error: code.Errorf(c, code.StageQueue, "cannot "+string(req.Verb)+" "+w.object()+": "+format, args...)}
+	}
+	select {
+	case w.requests <- r:
+	default:
+		return refuse(code.Busy, "%d requests wait already; nothing was done", queueLength)
+	}
+	leave := ctx.Done()
+	for {
+		select {
+		case m := <-r.notify:
+			send(m)
+		case m := <-r.reply:
+			for len(r.notify) > 0 {
+				send(<-r.notify)
+			}
+			return m
+		case <-leave:
+			if r.turn.CompareAndSwap(waiting, left) {
+				return refuse(code.Deadline, "another action held the place until the deadline; nothing was done")
+			}
+			leave = nil // run has it, and sees the same deadline
+		case <-w.ended:
+			select {
+			case m := <-r.reply:
+				return m
+			default:
+				return refuse(code.NotRunning, "%w", errContainerGone)
+			}
+		}
+	}
+}
+
+// serveRequest carries out one request on run's goroutine.
+func (w *Warden) serveRequest(r *request) {
+	if !r.turn.CompareAndSwap(waiting, taken) {
+		return
+	}
+	switch r.Verb {
+	case control.Probe:
+		r.reply <- control.Message{Report: w.report(r.ctx), Done: true}
+	case control.Signal:
+		r.reply <- w.signal(r)
+	case control.Restart, control.Recover:
+		r.reply <- w.restart(r)
+	default:
+		r.reply <- control.Message{Done: true, Error: code.Errorf(code.Internal, code.StageQueue, "verb %q is not carried out here", r.Verb)}
+	}
+}
+
+// restart carries out Restart and Recover.
+func (w *Warden) restart(r *request) control.Message {
+	if old := w.recent.find(r.RequestID); old != nil {
+		return control.Message{Receipt: old, Done: true}
+	}
+	// The client's leaving does not end what has begun: only its deadline does, and the container's end.
+	deadline, _ := r.ctx.Deadline()
+	ctx, cancel := context.WithDeadline(w.alive, deadline)
+	defer cancel()
+	a := &action{
+		kind: receipt.Action(r.Verb), asked: true, reason: r.Reason, by: receipt.RequestedBy{Via: r.Via, UID: r.uid}, asof: r.asof,
+		notify: func(m control.Message) {
+			select {
+			case r.notify <- m:
+			default: // a client that does not read gets the receipt all the same
+			}
+		},
+	}
+	if r.Signal != "" {
+		a.first = unix.SignalNum(r.Signal)
+	}
+	rec := w.answered(ctx, a, r)
+	w.recent.add(r.RequestID, rec)
+	return control.Message{Receipt: rec, Done: true}
+}
+
+func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.Receipt {
+	if r.IfGeneration != nil && *r.IfGeneration != w.status.Generation {
+		return w.record(a, receipt.Refused, code.Errorf(code.PreflightFailed, code.StageQueue,
+			"cannot %s %s: its generation is %d, not %d: somebody else has restarted it", r.Verb, w.object(), w.status.Generation, *r.IfGeneration))
+	}
+	if r.Verb == control.Recover && w.becomesHealthy(ctx) {
+		rec := w.record(a, receipt.AlreadyRunning, nil)
+		w.settled(rec)
+		return rec
+	}
+	w.retry.Stop()
+	w.exits, w.backoff = nil, 0
+	rec := w.act(ctx, a)
+	if rec.Outcome == receipt.Replaced {
+		w.status.Restarts.Asked++
+		w.publish()
+	}
+	w.settled(rec)
+	return rec
+}
+
+// becomesHealthy tells whether the gateway is healthy, or becomes so within a short grace.
+func (w *Warden) becomesHealthy(ctx context.Context) bool {
+	if w.gateway == nil || !w.gateway.proven {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverGrace)
+	defer cancel()
+	for {
+		if h := w.report(ctx).Healthy; h != nil && *h {
+			return true
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-w.gateway.done():
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// record makes the receipt of an action that did nothing.
+func (w *Warden) record(a *action, o receipt.Outcome, e *code.Error) *receipt.Receipt {
+	rec := w.begin(a)
+	rec.Outcome = o
+	if e != nil {
+		rec.Code, rec.Stage, rec.Retryable, rec.Message = e.Code, e.Stage, e.Retryable, e.Message
+	}
+	if g := w.gateway; g != nil && o == receipt.AlreadyRunning {
+		rec.New, rec.Listeners = &g.info, w.status.Listeners
+		rec.Message = w.object() + " is healthy; nothing was done"
+	}
+	w.finish(a, rec)
+	return rec
+}
+
+// report finds out how the gateway is, without side effects.
+func (w *Warden) report(ctx context.Context) *control.Report {
+	yes, no := true, false
+	rep := &control.Report{Listeners: []receipt.Listener{}}
+	fail := func(err error) *control.Report {
+		e := code.From(err, code.StageProbe)
+		rep.Code, rep.Message = e.Code, e.Message
+		return rep
+	}
+	g := w.gateway
+	if g == nil || g.proc.Exited() {
+		rep.Healthy, rep.Code, rep.Message = &no, w.status.Code, w.status.Message
+		return rep
+	}
+	rep.PID = g.info.PID
+	listeners, err := w.listening(g, g.profile, code.StageProbe)
+	if err != nil {
+		if e, ok := errors.AsType[*code.Error](err); ok && e.Code != code.Internal {
+			rep.Healthy = &no
+		}
+		return fail(err)
+	}
+	rep.Listeners = listeners
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	res, err := w.ask(ctx, g)
+	rep.Probe = probeOf(res)
+	switch res.Verdict {
+	case probe.Yes:
+		rep.Healthy = &yes
+	case probe.No:
+		rep.Healthy = &no
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return rep
+}
+
+// signal delivers a signal that does not end the gateway to exactly its process.
+func (w *Warden) signal(r *request) control.Message {
+	if w.gateway == nil {
+		return control.Message{Done: true, Error: code.Errorf(code.NotRunning, code.StageRunning, "cannot signal %s: no gateway runs; it is %s", w.object(), w.status.State)}
+	}
+	if err := w.notFrozen(); err != nil {
+		return control.Message{Done: true, Error: code.From(err, code.StageRunning)}
+	}
+	switch err := w.gateway.proc.Signal(unix.SignalNum(r.Signal)); {
+	case errors.Is(err, process.ErrGone):
+		return control.Message{Done: true, Error: code.Errorf(code.NotRunning, code.StageRunning, "cannot signal %s: %w", w.object(), err)}
+	case err != nil:
+		return control.Message{Done: true, Error: code.From(err, code.StageRunning)}
+	}
+	return control.Message{Done: true}
+}
+
+// await answers when the first start has its outcome; at once if the workload does not wait for the gateway.
+func (w *Warden) await(ctx context.Context, send func(control.Message) error) {
+	if !w.beforeWorkload {
+		send(control.Message{Done: true})
+		return
+	}
+	select {
+	case <-w.first.done:
+	case <-ctx.Done():
+		return
+	}
+	m := control.Message{Receipt: w.first.r, Done: true}
+	if w.first.fail {
+		m.Error = &code.Error{Code: w.first.r.Code, Stage: w.first.r.Stage, Retryable: w.first.r.Retryable, Message: w.first.r.Message}
+	}
+	send(m)
+}
+
+// watch sends the present state and then every event.
+func (w *Warden) watch(ctx context.Context, send func(control.Message) error) {
+	events := w.watchers.add()
+	defer w.watchers.remove(events)
+	s := w.snapshot.Load().Status
+	if send(control.Message{Event: &control.Event{Kind: string(s.State), PID: s.PID, Time: s.Since}}) != nil {
+		return
+	}
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok || send(control.Message{Event: &e}) != nil {
+				return
+			}
+		case <-w.ended:
+			// What was told before the end is still sent.
+			for len(events) > 0 {
+				e := <-events
+				send(control.Message{Event: &e})
+			}
+			send(control.Message{Done: true})
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// recentRequests remembers the receipts of the last requests that had an id, so that a repeated request does nothing.
+type recentRequests struct {
+	ids  []string
+	recs map[string]*receipt.Receipt
+}
+
+const recentLength = 128
+
+func (q *recentRequests) find(id string) *receipt.Receipt {
+	if id == "" {
+		return nil
+	}
+	return q.recs[id]
+}
+
+func (q *recentRequests) add(id string, r *receipt.Receipt) {
+	if id == "" {
+		return
+	}
+	if q.recs == nil {
+		q.recs = map[string]*receipt.Receipt{}
+	}
+	q.ids = append(q.ids, id)
+	q.recs[id] = r
+	if len(q.ids) > recentLength {
+		delete(q.recs, q.ids[0])
+		q.ids = q.ids[1:]
+	}
+}

@@ -1,0 +1,73 @@
+package warden
+
+import (
+	"sync"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// setState enters a state and publishes it. A state that is well has no code.
+func (w *Warden) setState(s receipt.State) {
+	if w.status.State != s {
+		w.status.State, w.status.Since = s, time.Now()
+	}
+	if s == receipt.Running {
+		w.status.Code, w.status.Message = "", ""
+	}
+	w.publish()
+}
+
+// publish makes the present state visible to those who do not wait for run.
+func (w *Warden) publish() {
+	w.snapshot.Store(&published{w.status, budget(w.profile)})
+}
+
+// published is what is known outside run: never changed once it is there.
+type published struct {
+	receipt.Status
+	budget time.Duration // of an action without a timeout of its own
+}
+
+// watchers are the clients that follow the gateway's events. A watcher that does not keep up loses its connection, not
+// an event in the middle.
+type watchers struct {
+	mu  sync.Mutex
+	set map[chan control.Event]struct{}
+}
+
+const watcherBuffer = 64
+
+func (w *watchers) add() chan control.Event {
+	c := make(chan control.Event, watcherBuffer)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.set == nil {
+		w.set = map[chan control.Event]struct{}{}
+	}
+	w.set[c] = struct{}{}
+	return c
+}
+
+func (w *watchers) remove(c chan control.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.set[c]; ok {
+		delete(w.set, c)
+		close(c)
+	}
+}
+
+func (w *watchers) tell(e control.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.set {
+		select {
+		case c <- e:
+		default:
+			delete(w.set, c)
+			close(c)
+		}
+	}
+}

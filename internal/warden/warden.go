@@ -1,0 +1,336 @@
+// Package warden supervises the gateway of one container: it is its only parent and its only authority.
+//
+// One goroutine, run, owns everything that is true of the gateway: it alone starts, signals, reaps and proves. Requests
+// come to it over a channel and wait their turn; each carries its own way back. What others may know at any time is a
+// snapshot that run publishes. So there are no locks around the truth, and no two actions at a time.
+//
+// The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
+// to its receipt; gateway.go is the gateway and the standby; proof.go is what is proven of them; policy.go decides what
+// follows an unasked exit; status.go is what the outside sees.
+package warden
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/cgroup"
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/install"
+	"github.com/gatewarden/gatewarden/internal/journal"
+	"github.com/gatewarden/gatewarden/internal/launch"
+	"github.com/gatewarden/gatewarden/internal/listener"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/oci"
+)
+
+const (
+	// killGrace is how long a process may take to die of SIGKILL before it counts as stuck in the kernel (state D).
+	killGrace = 5 * time.Second
+	// joinTimeout bounds the making of one standby, from the join to its proof.
+	joinTimeout = 20 * time.Second
+	// queueLength bounds the requests that wait for their turn; the next one is told "busy".
+	queueLength = 16
+)
+
+// logLimits bound the gateway's log on the host: at most 4 × 8 MiB per container.
+var logLimits = gatewaylog.Limits{MaxBytes: 8 << 20, MaxFiles: 4}
+
+// Warden supervises one container's gateway.
+type Warden struct {
+	version        string
+	dir            string // the container's run directory
+	rec            install.Install
+	container      receipt.Container
+	rootWorkload   bool // the workload runs as UID 0
+	beforeWorkload bool // Task.Start waits for the first start
+	self           string
+	log            *slog.Logger
+	stderr         io.Writer
+
+	init     *process.Process
+	net      *os.File // the container's network namespace
+	sockets  *listener.Table
+	launcher *os.File // the launcher's executable
+	out      *gatewaylog.Writer
+	stdout   *os.File // the gateway's ends of its FIFOs
+	stderrF  *os.File
+	pumps    []*gatewaylog.Pump
+
+	requests chan *request
+	joined   chan joined
+	snapshot atomic.Pointer[published]
+	ended    chan struct{} // closed when run serves no request any more
+	watchers watchers
+	first    firstStart
+
+	// Owned by run.
+	alive      context.Context  // ends, with errContainerGone, when the container's init has exited
+	profile    *profile.Profile // of the running gateway, or the last that was tried
+	gateway    *gateway
+	standby    *standby
+	joining    bool
+	status     receipt.Status // published as a copy
+	recent     recentRequests
+	exits      []time.Time   // unasked exits within the window
+	backoff    time.Duration // before the next start; 0 after a healthy time
+	lost       *receipt.Old  // the gateway that exited unasked and has no successor yet
+	lostAt     time.Time
+	retry      *time.Timer
+	standbyTry *time.Timer
+	standbyLag time.Duration
+}
+
+// firstStart tells waiters of the first start's outcome.
+type firstStart struct {
+	once sync.Once
+	done chan struct{}
+	r    *receipt.Receipt
+	fail bool // the profile wants the container to fail
+}
+
+func (f *firstStart) set(r *receipt.Receipt, fail bool) {
+	f.once.Do(func() {
+		f.r, f.fail = r, fail && r.Outcome != receipt.Replaced
+		close(f.done)
+	})
+}
+
+// errContainerGone ends everything: the container's init has exited.
+var errContainerGone = errors.New("the container's init has exited")
+
+// Main is `gatewarden-hook warden DIR`: it supervises the gateway installed in the run directory dir until the
+// container's init has exited. Before that it writes one line to the hook's pipe.
+func Main(dir, version string) int {
+	handshake := os.NewFile(install.HandshakeFD, "handshake")
+	unix.CloseOnExec(install.HandshakeFD)
+	unix.CloseOnExec(install.LockFD)
+	w, err := open(dir, version)
+	if err != nil {
+		fmt.Fprintf(handshake, "%s%v\n", install.HandshakeError, err)
+		return 1
+	}
+	fmt.Fprintln(handshake, install.HandshakeOK)
+	handshake.Close()
+	w.run()
+	return 0
+}
+
+// open takes hold of everything that the warden needs and that exists before the container's state does.
+func open(dir, version string) (w *Warden, err error) {
+	rec, err := install.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	w = &Warden{
+		version: version, dir: dir, rec: rec, container: rec.Container(), self: "/proc/self/exe",
+		log: slog.New(slog.NewTextHandler(os.Stderr, nil)), stderr: os.Stderr,
+		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
+		first: firstStart{done: make(chan struct{})}, ended: make(chan struct{}),
+		retry: stoppedTimer(), standbyTry: stoppedTimer(),
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if w.profile, err = profile.Load(rec.Config.ProfileDir, rec.Profile); err != nil {
+		return nil, err
+	}
+	w.beforeWorkload = w.profile.Start.BeforeWorkload
+	spec, err := oci.LoadSpec(rec.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	w.rootWorkload = spec.Process != nil && spec.Process.User.UID == 0
+	// The launchers that joiners leave behind become our children, and we their reaper.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
+	}
+	if w.init, err = process.Open(rec.InitPID); err != nil {
+		return nil, err
+	}
+	if w.init.Start() != rec.InitStart {
+		return nil, fmt.Errorf("process %d started at %d is not the container's init, which started at %d", rec.InitPID, w.init.Start(), rec.InitStart)
+	}
+	if w.net, err = w.init.OpenNamespace("net"); err != nil {
+		return nil, err
+	}
+	if w.sockets, err = listener.Open(w.net); err != nil {
+		return nil, err
+	}
+	if w.launcher, err = launch.File(); err != nil {
+		return nil, err
+	}
+	if err := w.openLogs(); err != nil {
+		return nil, err
+	}
+	w.status = receipt.Status{
+		Container: w.container, Gateway: rec.Profile, State: receipt.Starting, Since: time.Now(),
+		Warden: receipt.Warden{PID: os.Getpid(), Version: version}, Listeners: []receipt.Listener{},
+	}
+	w.publish()
+	return w, nil
+}
+
+// openLogs makes the two FIFOs through which the gateway's output comes. The gateway's end is open for reading too, so
+// that a write never fails because no reader is there: a gateway outlives its warden.
+func (w *Warden) openLogs() (err error) {
+	if w.out, err = gatewaylog.Open(filepath.Join(w.rec.LogDir(), gatewaylog.Name), logLimits); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		stream string
+		end    **os.File
+	}{{"stdout", &w.stdout}, {"stderr", &w.stderrF}} {
+		path := filepath.Join(w.dir, f.stream+".fifo")
+		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("cannot make the FIFO %s: %w", path, err)
+		}
+		// Two descriptions of one FIFO: ours must not block, the gateway's must.
+		ours, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			ours.Close()
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		*f.end = os.NewFile(uintptr(fd), path)
+		p, err := gatewaylog.Start(ours, f.stream, w.out)
+		if err != nil {
+			ours.Close()
+			return err
+		}
+		w.pumps = append(w.pumps, p)
+	}
+	return nil
+}
+
+// run is the one goroutine that owns the truth. It returns when the container's init has exited and everything that the
+// warden held is gone.
+func (w *Warden) run() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	w.alive = ctx
+	go func() {
+		<-w.init.Done()
+		cancel(errContainerGone)
+	}()
+	l, err := control.Listen(w.dir)
+	if err != nil {
+		w.log.Error("cannot serve clients", "err", err)
+	} else {
+		var serving sync.WaitGroup
+		serving.Go(func() { control.Serve(ctx, l, w.handle) })
+		defer serving.Wait()
+		defer l.Close()
+	}
+	w.spawnStandby(identityOf(w.profile))
+	w.start(receipt.Start)
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case r := <-w.requests:
+			w.serveRequest(r)
+		case <-w.gateway.done():
+			w.gatewayExited()
+		case <-w.retry.C:
+			w.start(receipt.Respawn)
+		case j := <-w.joined:
+			w.standbyJoined(j)
+		case <-w.standby.done():
+			w.standbyExited()
+		case <-w.standbyTry.C:
+			w.spawnStandby(identityOf(w.profile))
+		}
+	}
+	close(w.ended)
+	w.cleanup()
+}
+
+// cleanup ends what is left when the container is gone. In a PID namespace of its own, the kernel has ended the gateway
+// and the standby with the init; in the host's, nobody else would.
+func (w *Warden) cleanup() {
+	w.first.set(&receipt.Receipt{Outcome: receipt.Failed, Code: code.NotRunning, Message: w.object() + ": " + errContainerGone.Error()}, true)
+	w.standby.end(w.log)
+	if w.gateway != nil {
+		w.gateway.asked = true
+		if err := w.gateway.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+			w.log.Error("cannot end the gateway", "err", err)
+		}
+		if w.gateway.proc.AwaitFor(killGrace) {
+			w.reaped()
+		}
+	}
+	if w.joining {
+		j := <-w.joined
+		w.joining = false
+		j.standby.end(w.log)
+	}
+	w.endStrays(context.Background())
+	w.close()
+	for _, name := range []string{control.SocketName, "stdout.fifo", "stderr.fifo", install.RecordName} {
+		os.Remove(filepath.Join(w.dir, name))
+	}
+	// The lock's file goes last, and the directories only if nothing else is in them. poststop waits for the lock, which
+	// the kernel gives back when we exit.
+	os.Remove(filepath.Join(w.dir, install.LockName))
+	os.Remove(w.dir)
+	os.Remove(filepath.Dir(w.dir))
+}
+
+func (w *Warden) close() {
+	for _, p := range w.pumps {
+		p.Flush(100 * time.Millisecond)
+		p.Close()
+	}
+	if w.out != nil {
+		w.out.Close()
+	}
+	if w.sockets != nil {
+		w.sockets.Close()
+	}
+	for _, f := range []*os.File{w.net, w.launcher, w.stdout, w.stderrF} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if w.init != nil {
+		w.init.Close()
+	}
+}
+
+// group is the container's cgroup.
+func (w *Warden) group() (cgroup.Group, error) {
+	data, err := w.init.Read("cgroup")
+	if err != nil {
+		return cgroup.Group{}, err
+	}
+	return cgroup.Of(data)
+}
+
+// object is how messages name what they are about.
+func (w *Warden) object() string { return "gateway " + w.rec.Profile + " of " + w.container.String() }
+
+func (w *Warden) journal() string { return filepath.Join(w.rec.StateDir(), journal.Name) }
+
+func stoppedTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
