@@ -234,7 +234,10 @@ func parseShebang(head []byte) (string, []string, error) {
 	if !ok && len(head) == 256 {
 		return "", nil, errors.New("its #! line is longer than 256 bytes")
 	}
-	name, arg, _ := strings.Cut(strings.Trim(string(line), " \t\r"), " ")
+	name, arg := strings.Trim(string(line), " \t"), ""
+	if i := strings.IndexAny(name, " \t"); i >= 0 {
+		name, arg = name[:i], name[i:]
+	}
 	if !path.IsAbs(name) || path.Clean(name) != name || strings.ContainsRune(name, 0) {
 		return "", nil, fmt.Errorf("its #! line names %q, which is not an absolute path", name)
 	}

@@ -108,7 +108,9 @@ func TestAnErrorOfTheWardenArrivesWithItsCode(t *testing.T) {
 
 func TestAMalformedRequestIsRefusedWithAReason(t *testing.T) {
 	dir := t.TempDir()
-	serveIn(t, dir, func(context.Context, Request, int, func(Message) error) { t.Error("a malformed request reached the handler") })
+	serveIn(t, dir, func(context.Context, Request, int, func(Message) error) {
+		t.Error("a malformed request reached the handler")
+	})
 	for name, c := range map[string]struct{ line, want string }{
 		"not JSON":        {"restart", "invalid character"},
 		"unknown key":     {`{"version":1,"verb":"status","x":1}`, "unknown field"},

@@ -82,7 +82,7 @@ func TestHTTPAnswersAreJudged(t *testing.T) {
 		{"a header line that is none", answers("HTTP/1.1 200 OK\r\nnonsense\r\n\r\n"), No, 0, "header line"},
 		{"nothing", func(c net.Conn) { c.Read(make([]byte, 4096)) }, No, 0, "without an answer"},
 		{"half a header", answers("HTTP/1.1 200 OK\r\nA: b\r\n"), No, 0, "within the header"},
-		{"a reset", func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, No, 0, "no HTTP answer"},
+		{"a reset", func(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }, No, 0, "reset"},
 		{"an endless header", func(c net.Conn) {
 			c.Write([]byte("HTTP/1.1 200 OK\r\n"))
 			for {

@@ -2,8 +2,9 @@
 //
 // A path counts as trusted if whoever is not root can neither change what it names nor replace any part of it. It is
 // walked from "/" by descriptor, one component at a time and without following links, so that what was checked is what
-// is opened. Every component must belong to UID 0 and be writable by its owner alone. A sticky directory such as /tmp
-// does not pass: others can still put a name into it first. POSIX ACLs need no look of their own, since the group bits
+// is opened. Every component must belong to UID 0 and be writable by its owner alone. A sticky directory such as /tmp may
+// be above others: nobody but root can rename or remove root's names in it (unlink(2), EPERM), and that the next
+// component is root's is checked. POSIX ACLs need no look of their own, since the group bits
 // of a file with an ACL show the ACL's mask (acl(5)): an entry that grants writing shows up as group-writable.
 package trusted
 
@@ -233,7 +234,8 @@ func judge(at string, st *unix.Stat_t, inner bool, w want) (found []Finding, pas
 		found = append(found, Finding{at, fmt.Sprintf("belongs to UID %d, not to root", st.Uid), "chown root " + quote(at)})
 	}
 	private := !inner && w == secret // judged more strictly below
-	if mode&0o022 != 0 && !private {
+	sticky := inner && mode&unix.S_ISVTX != 0
+	if mode&0o022 != 0 && !private && !sticky {
 		who := "others"
 		switch mode & 0o022 {
 		case 0o020:
@@ -242,9 +244,6 @@ func judge(at string, st *unix.Stat_t, inner bool, w want) (found []Finding, pas
 			who = fmt.Sprintf("group %d and others", st.Gid)
 		}
 		cure := "chmod go-w " + quote(at)
-		if mode&unix.S_ISVTX != 0 {
-			cure = "a sticky directory is everybody's: move the file to a directory of root's"
-		}
 		found = append(found, Finding{at, fmt.Sprintf("is writable by %s (mode %04o)", who, mode), cure})
 	}
 	if private && mode&0o077 != 0 {

@@ -82,10 +82,6 @@ func TestWhatIsNotRootsAloneIsRefusedWithOwnerModeAndCure(t *testing.T) {
 			func(_, sub, _ string) []string {
 				return []string{sub + " is writable by group 0 and others (mode 0777); chmod go-w " + sub}
 			}},
-		{"sticky grandparent", func(t *testing.T, dir, _, _ string) { must(t, unix.Chmod(dir, 0o1777)) },
-			func(dir, _, _ string) []string {
-				return []string{dir + " is writable by group 0 and others (mode 1777); a sticky directory is everybody's"}
-			}},
 		{"parent of another user", func(t *testing.T, dir, _, _ string) { must(t, os.Chown(dir, 1000, 1000)) },
 			func(dir, _, _ string) []string {
 				return []string{dir + " belongs to UID 1000, not to root; chown root " + dir}
@@ -290,5 +286,19 @@ func TestNoDescriptorIsLeftOpen(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("%d descriptors were open, now %d", before, after)
+	}
+}
+
+func TestAFileOfRootsBelowAStickyDirectoryIsTrusted(t *testing.T) {
+	dir := t.TempDir() // below /tmp, which is sticky
+	must(t, unix.Chmod(dir, 0o1777))
+	file := filepath.Join(dir, "f")
+	must(t, os.WriteFile(file, []byte("x"), 0o600))
+	if data, err := ReadFile(file, 10); err != nil || string(data) != "x" {
+		t.Errorf("got %q, %v", data, err)
+	}
+	must(t, os.Chown(file, 1000, 0))
+	if _, err := ReadFile(file, 10); err == nil {
+		t.Error("somebody else's file in a sticky directory is trusted")
 	}
 }

@@ -125,12 +125,12 @@ func TestAnInterruptedRestartSaysThatItGoesOn(t *testing.T) {
 	h := newHost(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
 	h.serve("default/web", func(_ control.Request, send func(control.Message)) {
 		send(control.Message{Stage: code.StageStop})
 		cancel()
 		<-release
 	})
+	t.Cleanup(func() { close(release) }) // runs before the server's own, which waits for its handlers
 	exit, _, stderr := h.runContext(ctx, "restart", "web")
 	want(t, exit, code.ExitDeadline, stderr, "stopped waiting for the restart of default/web; the warden finishes", "gatewarden status default/web")
 }
@@ -138,8 +138,8 @@ func TestAnInterruptedRestartSaysThatItGoesOn(t *testing.T) {
 func TestAWardenSilentBeyondTheTimeoutIsADeadline(t *testing.T) {
 	h := newHost(t)
 	release := make(chan struct{})
-	t.Cleanup(func() { close(release) })
 	h.serve("default/web", func(control.Request, func(control.Message)) { <-release })
+	t.Cleanup(func() { close(release) })
 	begun := time.Now()
 	exit, _, stderr := h.run("restart", "--timeout", "10ms", "web")
 	want(t, exit, code.ExitDeadline, stderr, "(deadline)", "gatewarden status default/web tells what runs now")

@@ -118,6 +118,8 @@ func Main(dir, version string) int {
 	handshake := os.NewFile(install.HandshakeFD, "handshake")
 	unix.CloseOnExec(install.HandshakeFD)
 	unix.CloseOnExec(install.LockFD)
+	// The name that ps shows; it would be "exe", of /proc/self/exe.
+	os.WriteFile("/proc/self/comm", []byte("gatewarden"), 0)
 	w, err := open(dir, version)
 	if err != nil {
 		fmt.Fprintf(handshake, "%s%v\n", install.HandshakeError, err)
@@ -177,6 +179,9 @@ func open(dir, version string) (w *Warden, err error) {
 	}
 	if err := w.openLogs(); err != nil {
 		return nil, err
+	}
+	if err := os.MkdirAll(rec.StateDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make a place for receipts: %w", err)
 	}
 	w.status = receipt.Status{
 		Container: w.container, Gateway: rec.Profile, State: receipt.Starting, Since: time.Now(),

@@ -12,7 +12,8 @@ import (
 // Serve answers on dir's control socket until the test ends. dir is a container's run directory (control.Dir) and is
 // made if it is absent. handler runs once per request, on its own goroutine; it may send any number of messages, of
 // which the last has Done set. A handler that returns without it ends the connection early, as a dying warden does.
-// What a client that hung up does not receive is dropped.
+// What a client that hung up does not receive is dropped. The end of the test waits for handlers that still run: one
+// that blocks is released by a t.Cleanup made after Serve.
 func Serve(t testing.TB, dir string, handler func(req control.Request, send func(control.Message))) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -1,0 +1,141 @@
+package taskapi
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/oci"
+)
+
+// Create creates a container. If its annotations name a gateway, the hooks that install it are put into its bundle first.
+func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	options, err := runcOptions(r.Options)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	r.Options = options
+	spec, err := oci.LoadSpec(r.Bundle)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	profile, err := oci.Gateway(spec.Annotations)
+	if err != nil {
+		return nil, toGRPC(fmt.Errorf("gatewarden: %w: %w", err, errdefs.ErrInvalidArgument))
+	}
+	if profile == "" {
+		return s.TTRPCTaskService.Create(ctx, r)
+	}
+	resp, err := s.createManaged(ctx, r)
+	return resp, toGRPC(err)
+}
+
+func (s *Service) createManaged(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
+	if r.Checkpoint != "" {
+		return nil, fmt.Errorf("gatewarden: container %s cannot be restored from a checkpoint: a gateway is started by its warden, not by CRIU: %w", r.ID, errdefs.ErrNotImplemented)
+	}
+	namespace, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := s.settings()
+	if err != nil {
+		return nil, fmt.Errorf("gatewarden: %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err := addHooks(r.Bundle, namespace, settings); err != nil {
+		return nil, fmt.Errorf("gatewarden: cannot add the hooks to container %s: %w: %w", r.ID, err, errdefs.ErrFailedPrecondition)
+	}
+
+	// The inner service's events can come before its answer: the container takes them from here on.
+	c := newContainer(namespace, r.ID, r.Bundle, settings, s.publisher)
+	defer func() {
+		if err != nil {
+			c.close()
+			s.publisher.forget(c.events)
+		}
+	}()
+	resp, err := s.TTRPCTaskService.Create(ctx, r)
+	if err != nil {
+		return nil, hookError(err)
+	}
+	s.mu.Lock()
+	s.containers[r.ID] = c
+	s.mu.Unlock()
+	c.gateway.watch()
+	return resp, nil
+}
+
+// addHooks puts createRuntime and poststop hooks into the bundle's config.json.
+func addHooks(bundle, namespace string, settings settings) error {
+	hook, err := hookPath(settings.Hook)
+	if err != nil {
+		return err
+	}
+	var args []string
+	if settings.path != "" {
+		args = append(args, "--config", settings.path)
+	}
+	args = append(args, "--namespace", namespace)
+	return oci.EditBundle(bundle, func(spec *specs.Spec) error {
+		oci.AddHooks(spec, hook, args)
+		return nil
+	})
+}
+
+// hookPath is the hook's binary: where the settings say, or, in a tree that is not installed, beside the shim's own.
+func hookPath(configured string) (string, error) {
+	if isProgram(configured) {
+		return configured, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), "gatewarden-hook")
+	if isProgram(beside) {
+		return beside, nil
+	}
+	return "", fmt.Errorf("no hook program at %s (the setting \"hook\"), nor at %s: install gatewarden-hook there", configured, beside)
+}
+
+func isProgram(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
+}
+
+// startInit starts the container's own process, once its gateway is ready if the profile asks for that.
+func (s *Service) startInit(ctx context.Context, c *container, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	// The deadline is the warden's, from the profile; ctx bounds what the client is ready to wait.
+	m, err := control.Call(ctx, c.runDir(), control.Request{Verb: control.Await, Via: "task-start"}, nil)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	if m.Receipt != nil && m.Receipt.Outcome == receipt.Failed {
+		// start.on_failure = "warn"
+		log.G(ctx).WithField("id", c.id).WithField("code", m.Receipt.Code).
+			Warnf("the container starts without its gateway: %s", m.Receipt.Message)
+	}
+	return s.TTRPCTaskService.Start(ctx, r)
+}
+
+// deleteInit drops our state with the container's.
+func (s *Service) deleteInit(ctx context.Context, c *container, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	resp, err := s.TTRPCTaskService.Delete(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	delete(s.containers, c.id)
+	s.mu.Unlock()
+	c.close()
+	return resp, nil
+}
