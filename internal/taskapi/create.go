@@ -30,7 +30,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	}
 	profile, err := oci.Gateway(spec.Annotations)
 	if err != nil {
-		return nil, toGRPC(fmt.Errorf("gatewarden: %w: %w", err, errdefs.ErrInvalidArgument))
+		return nil, toGRPC(classify(errdefs.ErrInvalidArgument, "gatewarden: %v", err))
 	}
 	if profile == "" {
 		return s.TTRPCTaskService.Create(ctx, r)
@@ -41,7 +41,7 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 
 func (s *Service) createManaged(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
 	if r.Checkpoint != "" {
-		return nil, fmt.Errorf("gatewarden: container %s cannot be restored from a checkpoint: a gateway is started by its warden, not by CRIU: %w", r.ID, errdefs.ErrNotImplemented)
+		return nil, classify(errdefs.ErrNotImplemented, "gatewarden: container %s cannot be restored from a checkpoint: a gateway is started by its warden, not by CRIU", r.ID)
 	}
 	namespace, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
@@ -49,10 +49,10 @@ func (s *Service) createManaged(ctx context.Context, r *taskapi.CreateTaskReques
 	}
 	settings, err := s.settings()
 	if err != nil {
-		return nil, fmt.Errorf("gatewarden: %w: %w", err, errdefs.ErrFailedPrecondition)
+		return nil, classify(errdefs.ErrFailedPrecondition, "gatewarden: %v", err)
 	}
 	if err := addHooks(r.Bundle, namespace, settings); err != nil {
-		return nil, fmt.Errorf("gatewarden: cannot add the hooks to container %s: %w: %w", r.ID, err, errdefs.ErrFailedPrecondition)
+		return nil, classify(errdefs.ErrFailedPrecondition, "gatewarden: cannot add the hooks to container %s: %v", r.ID, err)
 	}
 
 	// The inner service's events can come before its answer: the container takes them from here on.

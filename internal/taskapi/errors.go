@@ -46,15 +46,20 @@ func toGRPC(err error) error {
 		if !ok {
 			class = errdefs.ErrUnknown // a newer warden's
 		}
-		err = classified{fmt.Sprintf("gatewarden: %s (%s)", e.Message, e.Code), class}
+		err = classify(class, "gatewarden: %s (%s)", e.Message, e.Code)
 	}
 	return errgrpc.ToGRPC(err)
 }
 
-// classified is an error whose text says everything: a class wrapped with %w would repeat itself at its end.
+// classified is an error of one of containerd's classes whose text says everything: a class wrapped with %w would repeat
+// itself at its end, and beside a second %w on a line of its own.
 type classified struct {
 	message string
 	class   error
+}
+
+func classify(class error, format string, args ...any) error {
+	return classified{fmt.Sprintf(format, args...), class}
 }
 
 func (c classified) Error() string { return c.message }

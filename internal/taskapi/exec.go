@@ -28,8 +28,7 @@ func (s *Service) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*emp
 		return s.TTRPCTaskService.Exec(ctx, r)
 	}
 	if r.ExecID == gatewayID {
-		return nil, toGRPC(fmt.Errorf("gatewarden: the exec id %q stands for the gateway of container %s; use another: %w",
-			gatewayID, c.id, errdefs.ErrAlreadyExists))
+		return nil, toGRPC(classify(errdefs.ErrAlreadyExists, "gatewarden: the exec id %q stands for the gateway of container %s; use another", gatewayID, c.id))
 	}
 	args, columns, err := execArgs(r.Spec)
 	if err != nil {
@@ -66,7 +65,7 @@ func execArgs(spec *anypb.Any) (args []string, columns int, err error) {
 		ConsoleSize *specs.Box `json:"consoleSize"`
 	}
 	if err := json.Unmarshal(spec.GetValue(), &p); err != nil {
-		return nil, 0, fmt.Errorf("cannot decode the process of the exec: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, 0, classify(errdefs.ErrInvalidArgument, "cannot decode the process of the exec: %v", err)
 	}
 	if p.ConsoleSize != nil {
 		columns = int(p.ConsoleSize.Width)

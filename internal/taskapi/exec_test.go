@@ -243,6 +243,23 @@ func TestTheInitsExitIsTheLastOfItsContainer(t *testing.T) {
 	s.events.until(t, "delete web")
 }
 
+func TestTheInitsExitDoesNotWaitForAWardenThatIsGone(t *testing.T) {
+	s := newShim(t)
+	w := s.run("web")
+	s.must(os.RemoveAll(control.Dir(s.runDir, namespace, "web")))
+	w.hangUp()
+	begin := time.Now()
+	s.inner.exit("web")
+	events := s.events.until(t, "exit web/web")
+	if took := time.Since(begin); took > exitGrace {
+		t.Errorf("it took %v", took)
+	}
+	want := []string{"exit web/gateway 4001 137", "exit web/web 4000 0"}
+	if got := events[len(events)-2:]; !slices.Equal(got, want) {
+		t.Errorf("events end with %q, want %q", got, want)
+	}
+}
+
 func TestADeleteDoesNotOvertakeTheExits(t *testing.T) {
 	s := newShim(t)
 	w := s.run("web")

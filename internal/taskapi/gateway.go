@@ -2,7 +2,6 @@ package taskapi
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -47,6 +46,7 @@ type gateway struct {
 	mu      sync.Mutex
 	now     process
 	added   bool
+	ending  bool // the container's init has exited
 	closed  bool
 	changed chan struct{} // closed, and made anew, with every change
 }
@@ -79,6 +79,10 @@ func (g *gateway) follow() {
 			first, retry = false, firstRetry
 		})
 		if g.ctx.Err() != nil {
+			return
+		}
+		if g.isEnding() {
+			g.close()
 			return
 		}
 		log.G(g.ctx).WithField("run_dir", g.dir).WithError(err).Debug("the watch of the gateway's warden ended")
@@ -191,13 +195,31 @@ func (g *gateway) wait(ctx context.Context) (virtualexec.Exit, error) {
 }
 
 // initExited is called when the container's init has exited. The kernel ends the gateway with the PID namespace, and the
-// warden tells its status if it can; then the watch is over.
+// warden tells its status if it can; when it has, or its stream ends, the watch is over.
 func (g *gateway) initExited() {
+	g.mu.Lock()
+	g.ending = true
+	g.mu.Unlock()
+	g.hurry()
 	ctx, cancel := context.WithTimeout(g.ctx, 2*exitGrace)
 	defer cancel()
 	// Either way it is over.
 	_ = g.until(ctx, func(p process) bool { return p.status != virtualexec.Running })
 	g.close()
+}
+
+func (g *gateway) isEnding() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ending
+}
+
+// hurry ends a pause of the watch.
+func (g *gateway) hurry() {
+	select {
+	case g.poke <- struct{}{}:
+	default:
+	}
 }
 
 // close ends the watch. A gateway of which no exit is known was killed with its container.
@@ -229,18 +251,13 @@ func (g *gateway) kill(ctx context.Context, sig unix.Signal) error {
 	case slices.Contains(delivered, sig):
 		req.Verb = control.Signal
 	default:
-		return fmt.Errorf("gatewarden: signal %d has no meaning for a gateway: TERM, INT, QUIT, HUP and KILL restart it, USR1, USR2 and WINCH are delivered: %w",
-			int(sig), errdefs.ErrInvalidArgument)
+		return classify(errdefs.ErrInvalidArgument, "gatewarden: signal %d has no meaning for a gateway: TERM, INT, QUIT, HUP and KILL restart it, USR1, USR2 and WINCH are delivered", int(sig))
 	}
 	m, err := control.Call(ctx, g.dir, req, nil)
 	if err != nil {
 		return err
 	}
-	// The warden lives: a watch that pauses can go on.
-	select {
-	case g.poke <- struct{}{}:
-	default:
-	}
+	g.hurry() // the warden lives
 	if req.Verb == control.Signal {
 		return nil
 	}

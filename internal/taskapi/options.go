@@ -33,24 +33,24 @@ func runcOptions(opts *anypb.Any) (*anypb.Any, error) {
 	case typeurl.Is(opts, &runcoptions.Options{}):
 		return opts, nil
 	case !typeurl.Is(opts, &runtimeoptions.Options{}):
-		return nil, fmt.Errorf("runtime options of type %.200q are not known here; use runc's (containerd.runc.v1.Options): %w",
-			opts.GetTypeUrl(), errdefs.ErrInvalidArgument)
+		return nil, classify(errdefs.ErrInvalidArgument, "runtime options of type %.200q are not known here; use runc's (containerd.runc.v1.Options)",
+			opts.GetTypeUrl())
 	}
 	var generic runtimeoptions.Options
 	if err := typeurl.UnmarshalTo(opts, &generic); err != nil {
-		return nil, fmt.Errorf("cannot decode the runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
+		return nil, classify(errdefs.ErrInvalidArgument, "cannot decode the runtime options: %v", err)
 	}
 	config, source := generic.ConfigBody, "the runtime options"
 	if generic.ConfigPath != "" {
 		source = generic.ConfigPath
 		var err error
 		if config, err = readOptions(generic.ConfigPath); err != nil {
-			return nil, fmt.Errorf("cannot read the runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
+			return nil, classify(errdefs.ErrInvalidArgument, "cannot read the runtime options: %v", err)
 		}
 	}
 	parsed, err := parseOptions(config)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w: %w", source, err, errdefs.ErrInvalidArgument)
+		return nil, classify(errdefs.ErrInvalidArgument, "cannot use %s: %v", source, err)
 	}
 	if parsed == nil {
 		return nil, nil

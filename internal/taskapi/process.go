@@ -2,7 +2,6 @@ package taskapi
 
 import (
 	"context"
-	"fmt"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -28,7 +27,7 @@ func (s *Service) find(id, execID string) (*container, *virtualexec.Process) {
 
 // refused is the error of a request that makes no sense for the gateway's pseudo-process.
 func refused(c *container, why string) error {
-	return toGRPC(fmt.Errorf("gatewarden: the exec %q is the gateway of container %s: %s: %w", gatewayID, c.id, why, errdefs.ErrFailedPrecondition))
+	return toGRPC(classify(errdefs.ErrFailedPrecondition, "gatewarden: the exec %q is the gateway of container %s: %s", gatewayID, c.id, why))
 }
 
 // Start starts a container or an exec.

@@ -457,3 +457,18 @@ func TestEachStateRefusesWhatItDoesNotAllow(t *testing.T) {
 		wait(t, p)
 	})
 }
+
+func FuzzOutputPath(f *testing.F) {
+	for _, s := range []string{"/run/fifo", "file:///var/log/x", "fifo:///x", "binary:///bin/x?a=b", "file://x", "%zz", "a:b"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, uri string) {
+		path, create, err := outputPath(uri)
+		if err == nil && !filepath.IsAbs(path) {
+			t.Errorf("%q leads to the relative path %q", uri, path)
+		}
+		if err != nil && (path != "" || create) {
+			t.Errorf("%q gives a path beside an error", uri)
+		}
+	})
+}

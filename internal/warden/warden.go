@@ -289,14 +289,10 @@ func (w *Warden) cleanup() {
 	}
 	w.endStrays(context.Background())
 	w.close()
-	for _, name := range []string{control.SocketName, "stdout.fifo", "stderr.fifo", install.RecordName} {
-		os.Remove(filepath.Join(w.dir, name))
+	// The lock is ours until we exit: poststop, or the next container of that name, waits for it.
+	if err := install.RemoveRunDir(w.dir); err != nil {
+		w.log.Error("cannot remove the run directory", "err", err)
 	}
-	// The lock's file goes last, and the directories only if nothing else is in them. poststop waits for the lock, which
-	// the kernel gives back when we exit.
-	os.Remove(filepath.Join(w.dir, install.LockName))
-	os.Remove(w.dir)
-	os.Remove(filepath.Dir(w.dir))
 }
 
 func (w *Warden) close() {

@@ -1,0 +1,171 @@
+# Build, test and demo of gatewarden. `make help` lists the targets.
+#
+# From a bare Debian 12 with Go, git and make, as root:  make demo   and   make test
+
+SHELL = /bin/sh
+GO ?= go
+# For another architecture: make build GOARCH=arm64 CC=aarch64-linux-gnu-gcc (and its libseccomp.a)
+GOARCH ?= $(shell $(GO) env GOARCH)
+BIN ?= bin
+CACHE = $(CURDIR)/.cache
+TOOLS = $(CACHE)/bin
+TESTBIN = $(CACHE)/test
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+MODULE = github.com/gatewarden/gatewarden
+STAMP = -X $(MODULE)/internal/version.Version=$(VERSION)
+
+# What the tests and the demo run against. The versions are pinned: the tests speak of these.
+CONTAINERD_VERSION = v2.4.2
+RUNC_VERSION = v1.5.2
+STATICCHECK_VERSION = v0.8.2
+
+# Debian packages: a C compiler and libseccomp for the hook and runc, a busybox for the test image.
+DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificates
+
+HOOK_TAGS = seccomp netgo osusergo
+UNIT_TIMEOUT ?= 10m
+INTEGRATION_TIMEOUT ?= 15m
+INTEGRATION_RUN ?= .
+FUZZTIME ?= 3s
+
+.DEFAULT_GOAL = build
+say = @echo "==> $(1)"
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  make %-12s  %s\n", $$1, $$2 }'
+
+# ---- build
+
+LAUNCHER = internal/launch/bin/launcher-$(GOARCH)
+LAUNCHER_FLAGS = -static -nostdlib -ffreestanding -fno-stack-protector -fno-builtin \
+	-fno-asynchronous-unwind-tables -fno-pie -no-pie -Wall -Wextra -Os -s -Wl,--build-id=none -Wl,-z,noseparate-code
+GOBUILD = $(GO) build -trimpath -buildvcs=false
+
+.PHONY: build launcher hook shim command
+build: launcher hook shim command ## bin/gatewarden-hook, bin/containerd-shim-gatewarden-v2 and bin/gatewarden
+
+launcher: $(LAUNCHER)
+
+$(LAUNCHER): internal/launch/launcher/launcher.c
+	$(call say,compiling the launcher: $@)
+	@mkdir -p $(@D)
+	$(CC) $(LAUNCHER_FLAGS) -o $@ $<
+
+hook: launcher
+	$(call say,building $(BIN)/gatewarden-hook ($(GOARCH)$(comma) static))
+	CGO_ENABLED=1 GOARCH=$(GOARCH) CC="$(CC)" $(GOBUILD) -tags '$(HOOK_TAGS)' \
+		-ldflags '-s -w -linkmode external -extldflags "-static" $(STAMP)' -o $(BIN)/gatewarden-hook ./hook
+
+shim:
+	$(call say,building $(BIN)/containerd-shim-gatewarden-v2 ($(GOARCH)))
+	CGO_ENABLED=0 GOARCH=$(GOARCH) $(GOBUILD) -ldflags '-s -w $(STAMP)' -o $(BIN)/containerd-shim-gatewarden-v2 ./plugin
+
+command:
+	$(call say,building $(BIN)/gatewarden ($(GOARCH)))
+	CGO_ENABLED=0 GOARCH=$(GOARCH) $(GOBUILD) -ldflags '-s -w $(STAMP)' -o $(BIN)/gatewarden ./ctl
+
+comma = ,
+
+# ---- what the build and the tests need
+
+.PHONY: root deps toolchain testbin
+root:
+	@command -v $(GO) >/dev/null || { echo "gatewarden: Go is needed (see go.mod for the version): https://go.dev/dl/" >&2; exit 1; }
+	@test "$$(id -u)" = 0 || { echo "gatewarden: this starts containers, so it needs root: run it as root, or with sudo -E" >&2; exit 1; }
+
+deps: ## install the Debian packages that are missing (root)
+	@command -v apt-get >/dev/null || { \
+		echo "==> not a Debian system: these, or their equivalents, have to be there: $(DEBS)"; exit 0; }; \
+	missing=; for p in $(DEBS); do \
+		test "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed || missing="$$missing $$p"; done; \
+	if test -z "$$missing"; then echo "==> Debian packages: all there"; exit 0; fi; \
+	if test "$$(id -u)" != 0; then \
+		echo "gatewarden: Debian packages are missing; install them as root: apt-get install$$missing" >&2; exit 1; fi; \
+	echo "==> installing Debian packages:$$missing"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq </dev/null && apt-get install -y -qq --no-install-recommends $$missing </dev/null
+
+# $(call tool,NAME,PACKAGE,MODULE,VERSION,CGO_ENABLED,TAGS): go install, unless the one in the cache is of that version.
+define tool
+	@if test "$$($(GO) version -m $(TOOLS)/$(1) 2>/dev/null | awk '$$1 == "mod" { print $$2, $$3 }')" = "$(3) $(4)"; then \
+		echo "==> $(1) $(4): in .cache/bin"; \
+	else \
+		echo "==> $(1) $(4): building it into .cache/bin (once; some minutes when nothing is cached)"; \
+		env -u GOARCH -u GOFLAGS CGO_ENABLED=$(5) GOBIN=$(TOOLS) $(GO) install -trimpath -tags '$(6)' $(2)@$(4); \
+	fi
+endef
+
+toolchain: deps ## containerd, ctr, its shim and runc at pinned versions, in .cache/bin
+	@mkdir -p $(TOOLS)
+	$(call tool,containerd,github.com/containerd/containerd/v2/cmd/containerd,github.com/containerd/containerd/v2,$(CONTAINERD_VERSION),0,)
+	$(call tool,ctr,github.com/containerd/containerd/v2/cmd/ctr,github.com/containerd/containerd/v2,$(CONTAINERD_VERSION),0,)
+	$(call tool,containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2,github.com/containerd/containerd/v2,$(CONTAINERD_VERSION),0,)
+	$(call tool,runc,github.com/opencontainers/runc,github.com/opencontainers/runc,$(RUNC_VERSION),1,seccomp)
+
+testbin: ## the test gateway, the test workload and the demo, in .cache/test
+	$(call say,building the test gateway$(comma) the test workload and the demo)
+	@mkdir -p $(TESTBIN)
+	CGO_ENABLED=0 env -u GOARCH $(GOBUILD) -ldflags '-s -w' -o $(TESTBIN)/ ./integration/cmd/...
+
+# ---- tests
+
+.PHONY: test unit integration fuzz-short lint fmt vet staticcheck nokill
+test: root ## unit and integration tests (root)
+	@$(MAKE) --no-print-directory deps build
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory integration
+
+unit: launcher ## unit tests, with the race detector (root: they use namespaces and mounts)
+	$(call say,unit tests)
+	$(GO) test -race -tags '$(HOOK_TAGS)' -timeout $(UNIT_TIMEOUT) ./...
+
+integration: root ## tests against a private containerd with real runc (root); INTEGRATION_RUN=REGEXP chooses
+	@$(MAKE) --no-print-directory toolchain build testbin
+	$(call say,integration tests: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
+	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run '$(INTEGRATION_RUN)' ./integration/
+
+fuzz-short: launcher ## every fuzz target for FUZZTIME (3s)
+	@grep -rl --include='*_test.go' --exclude-dir=.cache '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r dir; do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d ' ' -f 2); do \
+			echo "==> fuzzing $$dir $$f for $(FUZZTIME)"; \
+			$(GO) test -tags '$(HOOK_TAGS)' -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$dir </dev/null || exit 1; \
+		done || exit 1; \
+	done
+
+lint: fmt vet staticcheck nokill ## gofmt, go vet, staticcheck, and the check that no signal goes to a number
+
+fmt:
+	$(call say,gofmt)
+	@files=$$(gofmt -l $$(find . -name '*.go' -not -path './.cache/*')); \
+		test -z "$$files" || { echo "not formatted; run gofmt -w on:" >&2; echo "$$files" >&2; exit 1; }
+
+vet:
+	$(call say,go vet)
+	$(GO) vet -tags '$(HOOK_TAGS) integration' ./...
+
+staticcheck:
+	@if test "$$($(GO) version -m $(TOOLS)/staticcheck 2>/dev/null | awk '$$1 == "mod" { print $$3 }')" != $(STATICCHECK_VERSION); then \
+		echo "==> staticcheck $(STATICCHECK_VERSION): building it into .cache/bin"; mkdir -p $(TOOLS); \
+		env -u GOARCH -u GOFLAGS GOBIN=$(TOOLS) $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION); fi
+	$(call say,staticcheck)
+	$(TOOLS)/staticcheck -tags '$(subst $() ,$(comma),$(HOOK_TAGS)),integration' ./...
+
+nokill:
+	$(call say,no signal goes to a process by its number)
+	$(GO) test -count=1 ./integration/nokill/
+
+# ---- demo
+
+.PHONY: demo clean distclean
+demo: root ## the show: builds all that it needs, starts a private containerd, stops everything (root)
+	@$(MAKE) --no-print-directory toolchain build testbin
+	$(call say,the demo)
+	@exec $(TESTBIN)/demo
+
+clean: ## remove what was built, except the toolchain
+	rm -rf $(BIN) $(TESTBIN) internal/launch/bin/launcher-*
+
+distclean: clean ## remove the toolchain too
+	rm -rf $(CACHE)
