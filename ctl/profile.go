@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -60,7 +61,12 @@ type problem struct {
 
 // checkProfile reports on one file, and whether it is good.
 func checkProfile(in *verb.Invocation, path string) bool {
-	p, source, err := profile.Check(path)
+	var p *profile.Profile
+	var source []byte
+	full, err := filepath.Abs(path)
+	if err == nil {
+		p, source, err = profile.Check(full)
+	}
 	if in.JSON {
 		problems := []problem{}
 		if list, ok := errors.AsType[*profile.Problems](err); ok {

@@ -66,8 +66,11 @@ func findContainerd(address string) *daemon {
 	return d
 }
 
-// environ reads one variable of the process, which is as it was at its start (proc_pid_environ(5)).
+// environ reads the process's environment, which is as it was at its start (proc_pid_environ(5)).
 func (d *daemon) environ() (map[string]string, error) {
+	if d.dir == nil {
+		return nil, d.err
+	}
 	fd, err := unix.Openat(int(d.dir.Fd()), "environ", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/internal/config"
 )
@@ -47,6 +48,10 @@ const DefaultAddress = "/run/containerd/containerd.sock"
 func Examine(ctx context.Context, h Host) []Finding {
 	daemon := findContainerd(h.Address)
 	defer daemon.Close()
+	// The shim that containerd starts looks for runc where containerd would; so does the hook's search beside the shim.
+	if env, err := daemon.environ(); err == nil && env["PATH"] != "" {
+		h.Path = env["PATH"] + string(filepath.ListSeparator) + h.Path
+	}
 	var all []Finding
 	all = append(all, user(os.Geteuid()))
 	all = append(all, kernel()...)

@@ -61,8 +61,14 @@ var errMalformed = errors.New("not a line of a gateway log")
 
 // parse reads one line, without its newline.
 func parse(b []byte) (Line, error) {
-	if len(b) >= maxLine || len(b) < len(timeForm) || b[len(timeForm)-1] != 'Z' {
+	if len(b) >= maxLine || len(b) < len(timeForm) {
 		return Line{}, errMalformed
+	}
+	for i := range len(timeForm) { // time.Parse takes more than this one form: a comma, a sign in the fraction
+		c, digit := b[i], '0' <= timeForm[i] && timeForm[i] <= '9'
+		if digit && (c < '0' || c > '9') || !digit && c != timeForm[i] {
+			return Line{}, errMalformed
+		}
 	}
 	at, err := time.Parse(timeForm, string(b[:len(timeForm)]))
 	if err != nil {

@@ -58,15 +58,23 @@ func Follow(ctx context.Context, path string, n int, fn func(Line) error) error 
 	stop := context.AfterFunc(ctx, func() { w.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	f, r, err := begin(path, n, fn)
-	for err == nil && f == nil {
-		if err = wait(ctx, w); err == nil {
-			f, r, err = begin(path, -1, fn) // nothing was there before, so all of it is new
+	for {
+		f, r, err := begin(path, n, fn)
+		if err == nil && f == nil {
+			err = wait(ctx, w)
+		} else if err == nil {
+			err = followFrom(ctx, path, f, r, w, fn)
 		}
+		if err != nil {
+			return err
+		}
+		n = -1 // what appears where nothing was is new, all of it
 	}
-	if err != nil {
-		return err
-	}
+}
+
+// followFrom follows from f on, which it closes. It returns without an error when the whole log was removed. That f is
+// then no longer open matters: an open file would keep the kernel from telling that the directory is removed as well.
+func followFrom(ctx context.Context, path string, f *os.File, r *lineReader, w *os.File, fn func(Line) error) error {
 	defer func() { f.Close() }()
 	for {
 		if err := r.each(fn); err != nil {
@@ -75,11 +83,11 @@ func Follow(ctx context.Context, path string, n int, fn func(Line) error) error 
 		if err := ctx.Err(); err != nil { // a flood must not keep Follow from seeing it
 			return err
 		}
-		next, gap, err := successor(path, f)
+		next, step, err := successor(path, f)
 		if err != nil {
 			return err
 		}
-		if next == nil {
+		if step == stay {
 			if err := wait(ctx, w); err != nil {
 				return err
 			}
@@ -87,9 +95,12 @@ func Follow(ctx context.Context, path string, n int, fn func(Line) error) error 
 		}
 		// The writer closes a file before it renames it: what is in f now is all that will ever be.
 		err = r.each(fn)
+		if err != nil || step == removed {
+			return err
+		}
 		f.Close()
 		f, r = next, newLineReader(next)
-		if err == nil && gap {
+		if step == gap {
 			err = fn(Line{Time: time.Now().UTC(), Stream: own, Text: "lines were rotated away here before they could be read"})
 		}
 		if err != nil {
@@ -304,12 +315,21 @@ func (r *lineReader) each(fn func(Line) error) error {
 	}
 }
 
-// successor gives the file that follows f in the log, or nil while f is the newest. Gap tells that f itself was rotated
-// away, so that there may have been others between.
-func successor(path string, f *os.File) (next *os.File, gap bool, err error) {
+// step says how a log goes on after one of its files.
+type step int
+
+const (
+	stay    step = iota // the file is the newest
+	follow              // with the next file
+	gap                 // the file was rotated away and there may have been others; with the oldest that is left
+	removed             // there is no file any more
+)
+
+// successor gives the file that follows f in the log, if step is follow or gap.
+func successor(path string, f *os.File) (next *os.File, how step, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return nil, false, fmt.Errorf("cannot follow log %s: %w", path, err)
+		return nil, stay, fmt.Errorf("cannot follow log %s: %w", path, err)
 	}
 	at := func(k int) bool {
 		other, err := os.Lstat(numbered(path, k))
@@ -319,41 +339,39 @@ func successor(path string, f *os.File) (next *os.File, gap bool, err error) {
 	for k := 0; k <= maxFiles; k++ {
 		for at(k) {
 			if k == 0 {
-				return nil, false, nil
+				return nil, stay, nil
 			}
 			next, _, err := openLog(numbered(path, k-1))
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil, false, nil // between two steps of a rotation: the watch will tell
+				return nil, stay, nil // between two steps of a rotation: the watch will tell
 			}
 			if err != nil {
-				return nil, false, err
+				return nil, stay, err
 			}
 			if at(k) { // no rotation took place between finding f and opening its neighbour
-				return next, false, nil
+				return next, follow, nil
 			}
 			next.Close()
 		}
 	}
 	files, err := openAll(path)
-	if err != nil || len(files) == 0 {
-		return nil, false, err
+	if err != nil {
+		return nil, stay, err
 	}
-	oldest := files[len(files)-1]
+	if len(files) == 0 {
+		return nil, removed, nil
+	}
 	closeAll(files[:len(files)-1])
-	if info2, err := oldest.Stat(); err == nil && os.SameFile(info, info2) {
-		oldest.Close()
-		return nil, false, nil
-	}
-	return oldest, true, nil
+	return files[len(files)-1], gap, nil
 }
 
-// watchDir gives a file that becomes readable when a file in dir is written, made or renamed.
+// watchDir gives a file that becomes readable when a file in dir is written, made, renamed or removed.
 func watchDir(dir string) (*os.File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch directory %s: %w", dir, os.NewSyscallError("inotify_init1", err))
 	}
-	const events = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_ONLYDIR
+	const events = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_ONLYDIR
 	if _, err := unix.InotifyAddWatch(fd, dir, events); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("cannot watch directory %s: %w", dir, os.NewSyscallError("inotify_add_watch", err))

@@ -41,6 +41,8 @@ func get(conn io.ReadWriter, host, target string) (int, error) {
 		buf = buf[:len(buf)+n]
 		switch {
 		case n > 0: // an error, if any, comes again with the next read
+		case err == io.EOF && len(buf) == 0 && werr != nil:
+			return 0, werr // a reset is told once, and the write got it
 		case err == io.EOF && len(buf) == 0:
 			return 0, fmt.Errorf("the connection was closed without an answer: %w", err)
 		case err == io.EOF:

@@ -243,6 +243,28 @@ func (p *Process) Reap() (Exit, error) {
 	return info.exit(), nil
 }
 
+// ReapOther collects one exited child of the caller for which keep is false, and gives its number; 0 when there is none.
+// It is for a subreaper, which gets children that it never started: nobody else collects those, and a zombie keeps its
+// PID namespace's init from exiting (pid_namespaces(7)).
+//
+// The kernel shows exited children one at a time, so one that is kept can hide others until it is reaped.
+func ReapOther(keep func(pid int) bool) int {
+	for {
+		var info siginfo
+		err := unix.Waitid(unix.P_ALL, 0, info.unix(), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		pid := int(info.pid)
+		if err != nil || pid == 0 || keep(pid) {
+			return 0
+		}
+		// Until it is reaped, and only we can, its number is its own.
+		unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		return pid
+	}
+}
+
 // Await waits until the process has exited or ctx ends.
 func (p *Process) Await(ctx context.Context) error {
 	select {

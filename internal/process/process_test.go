@@ -71,6 +71,26 @@ func TestReapTellsHowAChildEnded(t *testing.T) {
 	}
 }
 
+func TestReapOtherLeavesTheChildrenThatAreKept(t *testing.T) {
+	kept := child(t, "exit 5")
+	await(t, kept)
+	keep := func(pid int) bool { return pid == kept.PID() }
+	if pid := ReapOther(keep); pid != 0 {
+		t.Fatalf("reaped %d", pid)
+	}
+	if exit, err := kept.Reap(); err != nil || exit.Code != 5 {
+		t.Fatalf("%v, %v", exit, err)
+	}
+	stray := child(t, "exit 6")
+	await(t, stray)
+	if pid := ReapOther(keep); pid != stray.PID() {
+		t.Errorf("reaped %d, want %d", pid, stray.PID())
+	}
+	if _, err := Open(stray.PID()); !errors.Is(err, ErrGone) {
+		t.Errorf("the stray is still there: %v", err)
+	}
+}
+
 func TestAZombieIsDeadAndItsSignalSaysSo(t *testing.T) {
 	p := child(t, "exit 3")
 	await(t, p)

@@ -219,7 +219,7 @@ func TestRuntimeOptionsBecomeRuncs(t *testing.T) {
 		{"a file that is absent", generic(t, &runtimeoptions.Options{ConfigPath: file + ".no"}), nil, "no such file"},
 		{"a relative file", generic(t, &runtimeoptions.Options{ConfigPath: "runc.toml"}), nil, "not an absolute path"},
 		{"a directory", generic(t, &runtimeoptions.Options{ConfigPath: filepath.Dir(file)}), nil, "not a regular file"},
-		{"an unknown key", generic(t, &runtimeoptions.Options{ConfigBody: []byte("Root = '/x'\nFlavour = 1\n")}), nil, "line 2: key [\"Flavour\"]"},
+		{"an unknown key", generic(t, &runtimeoptions.Options{ConfigBody: []byte("Root = '/x'\nFlavour = 1\n")}), nil, "line 2: key \"Flavour\""},
 		{"a wrong type", generic(t, &runtimeoptions.Options{ConfigBody: []byte("Root = 1\n")}), nil, "Root"},
 		{"no TOML", generic(t, &runtimeoptions.Options{ConfigBody: []byte("{")}), nil, "toml"},
 		{"too much", generic(t, &runtimeoptions.Options{ConfigBody: bytes.Repeat([]byte("#"), maxOptions+1)}), nil, "more than"},

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -86,7 +87,7 @@ func parseOptions(data []byte) (*runcoptions.Options, error) {
 	if err := dec.Decode(&k); err != nil {
 		if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(unknown.Errors) > 0 {
 			line, _ := unknown.Errors[0].Position()
-			return nil, fmt.Errorf("line %d: key %.80q is not one of runc's options", line, unknown.Errors[0].Key())
+			return nil, fmt.Errorf("line %d: key %.80q is not one of runc's options", line, strings.Join(unknown.Errors[0].Key(), "."))
 		}
 		return nil, err
 	}

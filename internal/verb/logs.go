@@ -79,8 +79,8 @@ func (in *Invocation) logs(ctx context.Context, t Target, n int, follow, stamps 
 	var err error
 	if follow {
 		err = gatewaylog.Follow(ctx, path, n, show)
-		if ctx.Err() != nil {
-			return code.ExitOK // interrupted, or --timeout: that is how following ends
+		if ctx.Err() != nil || errors.Is(err, fs.ErrNotExist) {
+			return code.ExitOK // interrupted, --timeout, or removed with its container: that is how following ends
 		}
 	} else if n > 0 {
 		var lines []gatewaylog.Line
@@ -118,9 +118,9 @@ func (in *Invocation) printLine(l gatewaylog.Line, stamps bool) error {
 			Text    string    `json:"text"`
 		}{l.Time, l.Stream, l.Partial, l.Text})
 	}
-	w := in.Stdout
-	if l.Stream == "stderr" {
-		w = in.Stderr
+	w := in.Stderr // also for what the log says of itself, such as a gap
+	if l.Stream == "stdout" {
+		w = in.Stdout
 	}
 	text := in.safe(l.Text)
 	if stamps {

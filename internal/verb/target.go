@@ -26,8 +26,8 @@ func (t Target) compare(o Target) int {
 	return cmp.Or(strings.Compare(t.Namespace, o.Namespace), strings.Compare(t.ID, o.ID))
 }
 
-// errAmbiguous is a name that several containers have. The text lists them.
-type errAmbiguous struct {
+// ambiguousError is a name that several containers have. The text lists them.
+type ambiguousError struct {
 	name       string
 	candidates []Target
 }
@@ -35,7 +35,7 @@ type errAmbiguous struct {
 // maxCandidates bounds the list in the message.
 const maxCandidates = 20
 
-func (e *errAmbiguous) Error() string {
+func (e *ambiguousError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q could be any of %d containers; name one of them", e.name, len(e.candidates))
 	for i, t := range e.candidates {
@@ -65,7 +65,7 @@ func (in *Invocation) target(dirs ...string) (Target, int) {
 		return Target{}, in.Usage("%s takes one container, not %d arguments", in.Command.Name, len(in.Args))
 	}
 	t, err := find(in.Args[0], in.Namespace, dirs)
-	if e, ok := errors.AsType[*errAmbiguous](err); ok {
+	if e, ok := errors.AsType[*ambiguousError](err); ok {
 		fmt.Fprintf(in.Stderr, "gatewarden: %s\n", e)
 		return Target{}, code.ExitUsage
 	}
@@ -107,7 +107,7 @@ func find(name, namespace string, dirs []string) (Target, error) {
 		case 1:
 			return found[0], nil
 		default:
-			return Target{}, &errAmbiguous{name, found}
+			return Target{}, &ambiguousError{name, found}
 		}
 	}
 	return Target{}, code.Errorf(code.NotManaged, code.StageQueue,

@@ -44,7 +44,7 @@ func TestNamesResolveToOneContainerOrNone(t *testing.T) {
 	} {
 		got, err := find(c.name, "default", dirs)
 		text := got.String()
-		if _, ok := errors.AsType[*errAmbiguous](err); ok {
+		if _, ok := errors.AsType[*ambiguousError](err); ok {
 			text = "ambiguous"
 		} else if err != nil {
 			text = "none"

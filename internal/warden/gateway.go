@@ -131,6 +131,7 @@ func (w *Warden) park(ctx context.Context, who identity) (_ *standby, err error)
 // standbyJoined takes a new standby in, or plans the next try.
 func (w *Warden) standbyJoined(j joined) {
 	w.joining = false
+	w.reapAdopted()
 	if j.err != nil {
 		w.standbyLag = min(max(2*w.standbyLag, 100*time.Millisecond), 30*time.Second)
 		w.standbyTry.Reset(w.standbyLag)

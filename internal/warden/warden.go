@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -245,10 +246,15 @@ func (w *Warden) run() {
 		defer serving.Wait()
 		defer l.Close()
 	}
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, unix.SIGCHLD)
+	defer signal.Stop(children)
 	w.spawnStandby(identityOf(w.profile))
 	w.start(receipt.Start)
 	for ctx.Err() == nil {
+		w.reapAdopted()
 		select {
+		case <-children: // for reapAdopted
 		case <-ctx.Done():
 		case r := <-w.requests:
 			w.serveRequest(r)
@@ -266,6 +272,18 @@ func (w *Warden) run() {
 	}
 	close(w.ended)
 	w.cleanup()
+}
+
+// reapAdopted collects what failed joins left behind: processes of runc's that became ours as the subreaper. As zombies
+// in the container's PID namespace they would keep its init from exiting, and so the container for ever.
+func (w *Warden) reapAdopted() {
+	if w.joining {
+		return // the joiner waits for its own children; they can't be told from those that we adopt
+	}
+	for process.ReapOther(func(pid int) bool {
+		return w.gateway != nil && pid == w.gateway.proc.PID() || w.standby != nil && pid == w.standby.proc.PID()
+	}) != 0 {
+	}
 }
 
 // cleanup ends what is left when the container is gone. In a PID namespace of its own, the kernel has ended the gateway
