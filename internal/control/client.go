@@ -98,8 +98,14 @@ func lost(ctx context.Context, dir string, err error) error {
 	if ctx.Err() != nil {
 		return code.Errorf(code.Deadline, code.StageQueue, "no answer from the warden at %s in time: %w", dir, context.Cause(ctx))
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // its address is a descriptor's number
+		if sys, ok := errors.AsType[*os.SyscallError](err); ok {
+			err = sys.Err
+		}
+	}
 	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+		err = errors.New("it closed the connection")
 	}
 	return code.Errorf(code.WardenLost, code.StageQueue, "the warden at %s does not answer: %w", dir, err)
 }

@@ -26,11 +26,18 @@ func (w *Warden) start(kind receipt.Action) {
 	w.settled(r)
 }
 
+// firstStandbyDelay keeps the making of the second launcher out of the way of the workload's own start.
+const firstStandbyDelay = 100 * time.Millisecond
+
 // settled decides what follows an action: nothing after a success, else the policy's next try or the state "failed".
 // It is also the moment to make the next standby, off every action's path.
 func (w *Warden) settled(r *receipt.Receipt) {
 	defer func() {
-		if w.alive.Err() == nil {
+		switch {
+		case w.alive.Err() != nil:
+		case r.Action == receipt.Start:
+			w.standbyTry.Reset(firstStandbyDelay)
+		default:
 			w.spawnStandby(identityOf(w.profile))
 		}
 	}()
