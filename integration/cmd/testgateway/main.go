@@ -1,0 +1,219 @@
+// Command testgateway is the gateway of gatewarden's tests: an HTTP server that behaves well, or badly on demand.
+//
+//	GET /         {"pid":…,"uid":…,"gid":…,"groups":[…]} as the gateway sees itself
+//	GET /health   --status, or the number in --status-file
+//	GET /env      its environment
+//	GET /exit     exits at once with status --exit-code
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "testgateway:", err)
+		os.Exit(1)
+	}
+}
+
+// options are what a test asks of its gateway.
+type options struct {
+	listen     []string
+	status     int
+	statusFile string
+	delayBind  time.Duration
+	neverBind  bool
+	reusePort  bool
+	ignoreTerm bool
+	slowStop   time.Duration
+	exitAfter  time.Duration
+	exitCode   int
+	crash      bool
+	flood      int64
+	forkChild  bool
+	say        string
+}
+
+func run() error {
+	var o options
+	flag.Func("listen", "address to listen on: HOST:PORT or unix:///PATH; repeatable", func(s string) error {
+		o.listen = append(o.listen, s)
+		return nil
+	})
+	flag.IntVar(&o.status, "status", http.StatusOK, "HTTP status of /health")
+	flag.StringVar(&o.statusFile, "status-file", "", "file with the HTTP status of /health; absent: --status")
+	flag.DurationVar(&o.delayBind, "delay-bind", 0, "wait before binding")
+	flag.BoolVar(&o.neverBind, "never-bind", false, "run, but do not bind")
+	flag.BoolVar(&o.reusePort, "reuseport", false, "bind with SO_REUSEPORT")
+	flag.BoolVar(&o.ignoreTerm, "ignore-term", false, "ignore SIGTERM")
+	flag.DurationVar(&o.slowStop, "slow-stop", 0, "take this long to end after SIGTERM")
+	flag.DurationVar(&o.exitAfter, "exit-after", 0, "exit with --exit-code after this long")
+	flag.IntVar(&o.exitCode, "exit-code", 0, "status for --exit-after and /exit")
+	flag.BoolVar(&o.crash, "crash", false, "say something on stderr and die of SIGABRT at once")
+	flag.Int64Var(&o.flood, "flood", 0, "write this many bytes of lines to stdout after binding")
+	flag.BoolVar(&o.forkChild, "fork-child", false, "leave a child that inherits the listeners and ignores SIGTERM")
+	flag.StringVar(&o.say, "say", "", "write this line to stdout at the start")
+	child := flag.Bool("child", false, "internal: be that child")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
+	}
+	if *child {
+		signal.Ignore(syscall.SIGTERM)
+		select {}
+	}
+	return o.serve()
+}
+
+func (o *options) serve() error {
+	if o.say != "" {
+		fmt.Println(o.say)
+	}
+	if o.crash {
+		fmt.Fprintln(os.Stderr, "testgateway: about to crash: no database at db.example:5432")
+		// Without a handler SIGABRT would make the Go runtime print all goroutines.
+		signal.Reset(syscall.SIGABRT)
+		os.Exit(134)
+	}
+	if o.exitAfter > 0 {
+		time.AfterFunc(o.exitAfter, func() { os.Exit(o.exitCode) })
+	}
+	term := make(chan os.Signal, 1)
+	if o.ignoreTerm {
+		signal.Ignore(syscall.SIGTERM)
+	} else {
+		signal.Notify(term, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	go func() {
+		for s := range signals {
+			fmt.Printf("testgateway: got %v\n", unix.SignalName(s.(syscall.Signal)))
+		}
+	}()
+
+	time.Sleep(o.delayBind)
+	var files []*os.File
+	var listeners []net.Listener
+	for _, address := range o.listen {
+		if o.neverBind {
+			continue
+		}
+		l, err := o.bind(address)
+		if err != nil {
+			return err
+		}
+		if o.forkChild {
+			f, err := l.(interface{ File() (*os.File, error) }).File()
+			if err != nil {
+				return err
+			}
+			files = append(files, f)
+		}
+		listeners = append(listeners, l)
+	}
+	if o.forkChild {
+		cmd := exec.Command("/proc/self/exe", "--child")
+		cmd.ExtraFiles = files
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that no process group finds it
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		fmt.Println("testgateway: child", cmd.Process.Pid)
+	}
+	served := make(chan error, len(listeners))
+	for _, l := range listeners {
+		server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second}
+		go func() { served <- server.Serve(l) }()
+	}
+	if o.flood > 0 {
+		go flood(o.flood)
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-term:
+		time.Sleep(o.slowStop)
+		return nil
+	}
+}
+
+func (o *options) bind(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		return net.Listen("unix", path)
+	}
+	config := net.ListenConfig{}
+	if o.reusePort {
+		config.Control = func(_, _ string, c syscall.RawConn) error {
+			var set error
+			err := c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+			return errors.Join(err, set)
+		}
+	}
+	return config.Listen(nil, "tcp", address)
+}
+
+func (o *options) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		groups, err := os.Getgroups()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, map[string]any{"pid": os.Getpid(), "uid": os.Getuid(), "gid": os.Getgid(), "groups": append([]int{}, groups...)})
+	})
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(o.health()) })
+	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
+	mux.HandleFunc("GET /exit", func(http.ResponseWriter, *http.Request) { os.Exit(o.exitCode) })
+	return mux
+}
+
+func (o *options) health() int {
+	data, err := os.ReadFile(o.statusFile)
+	if err != nil {
+		return o.status
+	}
+	status, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return http.StatusInternalServerError
+	}
+	return status
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	// The client may be gone; that is its business.
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// flood writes n bytes of numbered lines with control characters in them, as fast as its reader takes them.
+func flood(n int64) {
+	for i, left := 0, n; left > 0; i++ {
+		line := fmt.Sprintf("flood %08d \x1b[31mred\x1b[0m \x07 %s\n", i, strings.Repeat("x", 80))
+		if _, err := os.Stdout.WriteString(line); err != nil {
+			return
+		}
+		left -= int64(len(line))
+	}
+	fmt.Println("testgateway: flood over")
+}

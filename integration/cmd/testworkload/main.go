@@ -1,0 +1,293 @@
+// Command testworkload is the untrusted half of gatewarden's tests: it talks to the gateway, or attacks it. What it finds
+// goes to stdout as JSON, one object per line.
+//
+//	testworkload talk --address HOST:PORT [--every D]           until it is ended: {"first":"ok","ok":…,"refused":…,"failed":…}
+//	testworkload get URL                        one request; the body goes to stdout, a status other than 200 to stderr
+//	testworkload attack --pid N --address HOST:PORT [--binary PATH] [--config PATH]
+//	testworkload hold --address HOST:PORT [--reuseport] [--for D]   bind and keep the port
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "testworkload:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return errors.New("usage: testworkload talk|get|attack|hold …")
+	}
+	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	address := fs.String("address", "127.0.0.1:18789", "")
+	switch args[0] {
+	case "talk":
+		every := fs.Duration("every", 2*time.Millisecond, "")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return talk(*address, *every)
+	case "get":
+		if len(args) != 2 {
+			return errors.New("usage: testworkload get URL")
+		}
+		return get(args[1])
+	case "attack":
+		pid := fs.Int("pid", 0, "")
+		binary := fs.String("binary", "/usr/local/bin/testgateway", "")
+		config := fs.String("config", "/etc/gateway/config", "")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return attack(*pid, *address, *binary, *config)
+	case "hold":
+		reuse := fs.Bool("reuseport", false, "")
+		period := fs.Duration("for", time.Hour, "")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return hold(*address, *reuse, *period)
+	}
+	return fmt.Errorf("unknown mode %q", args[0])
+}
+
+func report(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
+
+// tally is what talk prints, each time the whole so far.
+type tally struct {
+	First   string `json:"first"` // how the very first request ended: "ok", "refused", or the error
+	OK      int    `json:"ok"`
+	Refused int    `json:"refused"` // ECONNREFUSED
+	Failed  int    `json:"failed"`  // anything else, such as a connection that the old gateway dropped
+	PIDs    []int  `json:"pids"`    // gateways that answered, in the order in which they were first seen
+}
+
+func talk(address string, every time.Duration) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	// No keep-alive: each request is a connect of its own, which is what a restart could refuse.
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	var t tally
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	printed := time.Time{}
+	for {
+		pid, err := ask(client, address)
+		result := "ok"
+		switch {
+		case err == nil:
+			t.OK++
+			if len(t.PIDs) == 0 || t.PIDs[len(t.PIDs)-1] != pid {
+				t.PIDs = append(t.PIDs, pid)
+			}
+		case errors.Is(err, syscall.ECONNREFUSED):
+			t.Refused++
+			result = "refused"
+		default:
+			t.Failed++
+			result = err.Error()
+		}
+		if t.First == "" {
+			t.First = result
+		}
+		if time.Since(printed) > 100*time.Millisecond {
+			printed = time.Now()
+			if err := report(t); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return report(t)
+		case <-tick.C:
+		}
+	}
+}
+
+func ask(client *http.Client, address string) (pid int, err error) {
+	resp, err := client.Get("http://" + address + "/")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var who struct {
+		PID int `json:"pid"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&who); err != nil {
+		return 0, err
+	}
+	return who.PID, nil
+}
+
+func get(url string) error {
+	client := &http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(os.Stdout, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}
+
+// attempt is the outcome of one attack. Errno is the kernel's answer, "" if the attack succeeded.
+type attempt struct {
+	Attack string `json:"attack"`
+	Target string `json:"target"`
+	Errno  string `json:"errno"`
+}
+
+func attack(pid int, address, binary, config string) error {
+	proc := "/proc/" + strconv.Itoa(pid)
+	for _, a := range []struct {
+		name, target string
+		try          func() error
+	}{
+		{"kill", fmt.Sprintf("pid %d, SIGTERM", pid), func() error { return unix.Kill(pid, unix.SIGTERM) }},
+		{"kill", fmt.Sprintf("pid %d, SIGKILL", pid), func() error { return unix.Kill(pid, unix.SIGKILL) }},
+		{"pidfd_send_signal", fmt.Sprintf("pid %d, SIGKILL", pid), func() error { return pidfdKill(pid) }},
+		{"ptrace", fmt.Sprintf("pid %d, PTRACE_SEIZE", pid), func() error { return seize(pid) }},
+		{"process_vm_readv", fmt.Sprintf("pid %d", pid), func() error { return readMemory(pid) }},
+		{"prlimit", fmt.Sprintf("pid %d, RLIMIT_NOFILE", pid), func() error {
+			return unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: 3}, nil)
+		}},
+		{"open for reading", proc + "/environ", func() error { return open(proc+"/environ", unix.O_RDONLY) }},
+		{"open for reading", proc + "/mem", func() error { return open(proc+"/mem", unix.O_RDONLY) }},
+		{"open for writing", proc + "/mem", func() error { return open(proc+"/mem", unix.O_RDWR) }},
+		{"open for reading", proc + "/fd", func() error { return open(proc+"/fd", unix.O_RDONLY) }},
+		{"open for reading", proc + "/root/etc/passwd", func() error { return open(proc+"/root/etc/passwd", unix.O_RDONLY) }},
+		{"open for writing", proc + "/exe", func() error { return open(proc+"/exe", unix.O_WRONLY) }},
+		{"open for writing", binary, func() error { return open(binary, unix.O_WRONLY) }},
+		{"unlink", binary, func() error { return unix.Unlink(binary) }},
+		{"open for writing", config, func() error { return open(config, unix.O_WRONLY) }},
+		{"unlink", config, func() error { return unix.Unlink(config) }},
+		{"bind", address, func() error { return bindOnce(address, false) }},
+		{"bind with SO_REUSEPORT", address, func() error { return bindOnce(address, true) }},
+	} {
+		result := attempt{Attack: a.name, Target: a.target}
+		if err := a.try(); err != nil {
+			var errno syscall.Errno
+			if !errors.As(err, &errno) {
+				return fmt.Errorf("%s %s: %w", a.name, a.target, err)
+			}
+			result.Errno = unix.ErrnoName(errno)
+		}
+		if err := report(result); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func open(path string, flags int) error {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+func pidfdKill(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+}
+
+func seize(pid int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.PtraceSeize(pid); err != nil {
+		return err
+	}
+	return unix.PtraceDetach(pid)
+}
+
+func readMemory(pid int) error {
+	var b [8]byte
+	local := []unix.Iovec{{Base: &b[0]}}
+	local[0].SetLen(len(b))
+	// Permission is checked before the address, so that any will do.
+	_, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: 0x400000, Len: len(b)}}, 0)
+	return err
+}
+
+func hold(address string, reuse bool, period time.Duration) error {
+	fd, err := bind(address, reuse)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := report(map[string]string{"holding": address}); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	select {
+	case <-ctx.Done():
+	case <-time.After(period):
+	}
+	return nil
+}
+
+func bindOnce(address string, reuse bool) error {
+	fd, err := bind(address, reuse)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
+}
+
+// bind makes a listening socket by bare system calls, so that the errno is the kernel's and no option is set for us.
+func bind(address string, reuse bool) (int, error) {
+	a, err := net.ResolveTCPAddr("tcp4", address)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	sa := &unix.SockaddrInet4{Port: a.Port}
+	copy(sa.Addr[:], a.IP.To4())
+	if reuse {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	}
+	if err == nil {
+		err = unix.Bind(fd, sa)
+	}
+	if err == nil {
+		err = unix.Listen(fd, 16)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}

@@ -1,0 +1,357 @@
+// Package harness runs a containerd of its own, with gatewarden's shim, hook and settings, for the integration tests and
+// the demo. All of it lies below one directory that is root's alone, and Close ends all of it and says what was left.
+package harness
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+)
+
+// Runtimes of the containers.
+const (
+	Gatewarden = "io.containerd.gatewarden.v2"
+	Stock      = "io.containerd.runc.v2"
+)
+
+const (
+	// base is where hosts are made. It has to be root's in every component, which /tmp is not.
+	base      = "/var/lib"
+	prefix    = "gwt-"
+	readyTime = 20 * time.Second
+	stopTime  = 10 * time.Second
+)
+
+// Host is a private containerd and everything around it.
+type Host struct {
+	Repository string // the checkout
+	Dir        string // everything of this host
+	Namespace  string // the containerd namespace that is used
+	Address    string // containerd's socket
+	ConfigFile string // gatewarden's settings
+	ProfileDir string
+	RunDir     string
+	StateDir   string
+	LogDir     string
+	MountDir   string // root's alone: for what profiles mount
+
+	client      *containerd.Client
+	snapshotter string
+	daemon      *exec.Cmd
+	daemonEnded chan struct{} // closed when daemon has been waited for
+	daemonLog   *os.File
+}
+
+// Start makes a host and starts its containerd. An empty namespace stands for one that no other host has, so that
+// cgroups and runc's state are its own too.
+func Start(ctx context.Context, namespace string) (_ *Host, err error) {
+	if os.Getuid() != 0 {
+		return nil, errors.New("this needs root")
+	}
+	repository, err := findRepository()
+	if err != nil {
+		return nil, err
+	}
+	var id [3]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, err
+	}
+	name := prefix + hex.EncodeToString(id[:])
+	if namespace == "" {
+		namespace = name
+	}
+	dir := filepath.Join(base, name)
+	h := &Host{
+		Repository: repository,
+		Dir:        dir,
+		Namespace:  namespace,
+		Address:    filepath.Join(dir, "containerd.sock"),
+		ConfigFile: filepath.Join(dir, "config.toml"),
+		ProfileDir: filepath.Join(dir, "gateways.d"),
+		RunDir:     filepath.Join(dir, "run"),
+		StateDir:   filepath.Join(dir, "lib"),
+		LogDir:     filepath.Join(dir, "log"),
+		MountDir:   filepath.Join(dir, "mounts"),
+	}
+	for _, tool := range []string{
+		h.tool("containerd"), h.tool("ctr"), h.tool("containerd-shim-runc-v2"), h.tool("runc"),
+		h.Bin("gatewarden-hook"), h.Bin("containerd-shim-gatewarden-v2"), h.Bin("gatewarden"),
+		h.testProgram("testgateway"), h.testProgram("testworkload"),
+	} {
+		if _, err := os.Stat(tool); err != nil {
+			return nil, fmt.Errorf("%w: run make toolchain build testbin", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Close())
+		}
+	}()
+	if err := h.makeFiles(); err != nil {
+		return nil, err
+	}
+	if err := h.startDaemon(ctx); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// findRepository finds the checkout above the working directory.
+func findRepository() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for at := dir; ; at = filepath.Dir(at) {
+		data, err := os.ReadFile(filepath.Join(at, "go.mod"))
+		if err == nil && bytes.HasPrefix(data, []byte("module github.com/gatewarden/gatewarden\n")) {
+			return at, nil
+		}
+		if at == "/" {
+			return "", fmt.Errorf("%s is not inside a checkout of gatewarden", dir)
+		}
+	}
+}
+
+// Bin is the path of one of gatewarden's programs.
+func (h *Host) Bin(name string) string { return filepath.Join(h.Repository, "bin", name) }
+
+// Runc is the path of runc.
+func (h *Host) Runc() string { return h.tool("runc") }
+
+func (h *Host) tool(name string) string { return filepath.Join(h.Repository, ".cache", "bin", name) }
+
+func (h *Host) testProgram(name string) string {
+	return filepath.Join(h.Repository, ".cache", "test", name)
+}
+
+// path is the search path of containerd, and so of its shims: ours first, then the pinned tools.
+func (h *Host) path() string {
+	return strings.Join([]string{
+		filepath.Join(h.Repository, "bin"), filepath.Join(h.Repository, ".cache", "bin"),
+		"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
+	}, ":")
+}
+
+// containerdConfig leaves out all that a host has only once (CRI, NRI's socket, /opt), and snapshotters that need devices.
+const containerdConfig = `version = 3
+root = %q
+state = %q
+disabled_plugins = [
+  "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
+  "io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.differ.v1.erofs",
+  "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
+]
+
+[grpc]
+  address = %q
+
+[ttrpc]
+  address = %q
+
+[debug]
+  level = "info"
+`
+
+const gatewardenConfig = `version     = 1
+profile_dir = %q
+run_dir     = %q
+state_dir   = %q
+log_dir     = %q
+hook        = %q
+`
+
+func (h *Host) makeFiles() error {
+	if err := os.Mkdir(h.Dir, 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{h.ProfileDir, h.MountDir} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	settings := fmt.Sprintf(gatewardenConfig, h.ProfileDir, h.RunDir, h.StateDir, h.LogDir, h.Bin("gatewarden-hook"))
+	if err := os.WriteFile(h.ConfigFile, []byte(settings), 0o644); err != nil {
+		return err
+	}
+	root := filepath.Join(h.Dir, "containerd")
+	if err := os.Mkdir(root, 0o711); err != nil {
+		return err
+	}
+	h.snapshotter = "overlayfs"
+	if err := overlayutils.Supported(root); err != nil {
+		// The checkout of a CI job may be on an overlay itself.
+		h.snapshotter = "native"
+	}
+	daemon := fmt.Sprintf(containerdConfig, root, filepath.Join(h.Dir, "state"), h.Address, h.Address+".ttrpc")
+	if err := os.WriteFile(filepath.Join(h.Dir, "containerd.toml"), []byte(daemon), 0o644); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(h.Dir, "containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	h.daemonLog = log
+	return nil
+}
+
+// environment is that of containerd, and so of its shims.
+func (h *Host) environment() []string {
+	return []string{"PATH=" + h.path(), "HOME=" + h.Dir, "GATEWARDEN_CONFIG=" + h.ConfigFile}
+}
+
+func (h *Host) startDaemon(ctx context.Context) error {
+	cmd := exec.Command(h.tool("containerd"), "--config", filepath.Join(h.Dir, "containerd.toml"))
+	cmd.Env = h.environment()
+	cmd.Dir = h.Dir
+	cmd.Stdout, cmd.Stderr = h.daemonLog, h.daemonLog
+	// Ctrl-C is for us; the containers are ended before their daemon.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	h.daemon, h.daemonEnded = cmd, make(chan struct{})
+	go func(ended chan struct{}) {
+		// How it ended is in its log.
+		_ = cmd.Wait()
+		close(ended)
+	}(h.daemonEnded)
+	ctx, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	for {
+		if client, err := containerd.New(h.Address, containerd.WithDefaultNamespace(h.Namespace)); err == nil {
+			if ok, err := client.IsServing(ctx); err == nil && ok {
+				h.client = client
+				return nil
+			}
+			client.Close()
+		}
+		select {
+		case <-h.daemonEnded:
+			h.daemon = nil
+			return fmt.Errorf("containerd ended at once; its log:\n%s", h.DaemonLog())
+		case <-ctx.Done():
+			return fmt.Errorf("containerd does not serve %s; its log:\n%s", h.Address, h.DaemonLog())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// DaemonLog gives the end of what containerd and its shims logged.
+func (h *Host) DaemonLog() string {
+	data, err := os.ReadFile(filepath.Join(h.Dir, "containerd.log"))
+	if err != nil {
+		return err.Error()
+	}
+	const most = 16 << 10
+	return string(data[max(0, len(data)-most):])
+}
+
+// stopDaemon sends containerd sig and waits for its end.
+func (h *Host) stopDaemon(sig syscall.Signal) error {
+	if h.daemon == nil {
+		return nil
+	}
+	daemon, ended := h.daemon, h.daemonEnded
+	h.daemon = nil
+	if h.client != nil {
+		h.client.Close()
+		h.client = nil
+	}
+	if err := daemon.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(stopTime):
+	}
+	err := daemon.Process.Kill()
+	<-ended
+	return errors.Join(fmt.Errorf("containerd did not end within %v of %v", stopTime, sig), err)
+}
+
+// CrashDaemon kills containerd (SIGKILL) and starts it again.
+func (h *Host) CrashDaemon(ctx context.Context) error {
+	if err := h.stopDaemon(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return h.startDaemon(ctx)
+}
+
+// Client is a client of the running containerd, in the host's namespace. It is invalid after CrashDaemon.
+func (h *Host) Client() *containerd.Client { return h.client }
+
+// Snapshotter is the snapshotter that works here.
+func (h *Host) Snapshotter() string { return h.snapshotter }
+
+// Context adds the host's namespace to ctx.
+func (h *Host) Context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, h.Namespace)
+}
+
+// WriteProfile writes the profile name.
+func (h *Host) WriteProfile(name, toml string) error {
+	return os.WriteFile(filepath.Join(h.ProfileDir, name+".toml"), []byte(toml), 0o644)
+}
+
+// TestProgram gives the content of one of the test programs.
+func (h *Host) TestProgram(name string) ([]byte, error) { return os.ReadFile(h.testProgram(name)) }
+
+// Close ends every container, then containerd, and removes the host's files. The error tells everything that was left
+// behind: processes, mounts, files. All of that has then been ended and removed too.
+func (h *Host) Close() error {
+	ctx, cancel := context.WithTimeout(h.Context(context.Background()), time.Minute)
+	defer cancel()
+	var errs []error
+	if h.client != nil {
+		errs = append(errs, h.removeContainers(ctx))
+	}
+	errs = append(errs, h.CheckClean(leaveTime))
+	errs = append(errs, h.endProcesses())
+	errs = append(errs, h.stopDaemon(syscall.SIGTERM))
+	if h.daemonLog != nil {
+		h.daemonLog.Close()
+	}
+	errs = append(errs, h.unmount(), h.removeCgroups())
+	// Only if empty: runc's own directory for the namespace.
+	os.Remove(filepath.Join("/run/containerd/runc", h.Namespace))
+	if err := os.RemoveAll(h.Dir); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) removeContainers(ctx context.Context) error {
+	containers, err := h.client.Containers(ctx)
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	var errs []error
+	for _, c := range containers {
+		errs = append(errs, h.Remove(ctx, c.ID()))
+	}
+	return errors.Join(errs...)
+}
+
+// exists tells whether path is there.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
