@@ -145,6 +145,12 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	r.Outcome = receipt.Replaced
 	r.Workload = w.untouched(before)
 	w.status.Generation++
+	switch {
+	case a.asked:
+		w.status.Restarts.Asked++
+	case a.kind == receipt.Respawn:
+		w.status.Restarts.Unasked++
+	}
 	w.status.Listeners = r.Listeners
 	w.setState(receipt.Running)
 	w.watchers.tell(control.Event{Kind: string(receipt.Running), PID: g.info.PID, Time: time.Now()})

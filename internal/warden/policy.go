@@ -19,9 +19,6 @@ func (w *Warden) start(kind receipt.Action) {
 	ctx, cancel := context.WithTimeout(w.alive, joinTimeout+budget(p))
 	defer cancel()
 	r := w.act(ctx, &action{kind: kind, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now()})
-	if kind == receipt.Respawn && r.Outcome == receipt.Replaced {
-		w.status.Restarts.Unasked++
-	}
 	w.first.set(r, p.Start.FailContainer)
 	w.settled(r)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -159,44 +160,58 @@ func (w *Warden) withDescendants(own map[uint64]int) error {
 // listening proves for each declared address who listens there. The error is listener_missing (not yet, perhaps) or
 // listener_contested (somebody else does); the listeners are as found in either case.
 func (w *Warden) listening(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
+	out, err := w.lookAtListeners(g, p, stage)
+	if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.ListenerContested {
+		// A socket whose owner closed it between the two looks seems to be nobody's. A foreign one is still there.
+		return w.lookAtListeners(g, p, stage)
+	}
+	return out, err
+}
+
+func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
+	// The sockets first, their owners after: a socket that the gateway binds in between is not seen at all, and one that
+	// was seen is in its owner's table by then. The other way round it would look like somebody else's.
+	sockets := make([][]listener.Socket, len(p.Listen))
+	for i, l := range p.Listen {
+		var err error
+		if sockets[i], err = w.sockets.Find(l.Address); err != nil {
+			return nil, code.Errorf(code.Internal, stage, "cannot list the listeners of %s: %w", l.Address, err)
+		}
+	}
 	own, err := w.owners(g)
 	if err != nil {
 		return nil, code.Errorf(code.Internal, stage, "cannot read the gateway's sockets: %w", err)
 	}
+	owned := func(inode uint64) bool { return own[inode] != 0 }
 	out := make([]receipt.Listener, 0, len(p.Listen))
-	walked := false
-	var missing, contested error
-	for _, l := range p.Listen {
-		sockets, err := w.sockets.Find(l.Address)
-		if err != nil {
-			return nil, code.Errorf(code.Internal, stage, "cannot list the listeners of %s: %w", l.Address, err)
-		}
-		owned := func(inode uint64) bool { return own[inode] != 0 }
-		s, verdict := listener.Judge(l.Address, sockets, owned)
-		if verdict == listener.Contested && g != nil && !walked {
+	walked := g == nil
+	var missing, contested []string
+	for i, l := range p.Listen {
+		s, verdict := listener.Judge(l.Address, sockets[i], owned)
+		if verdict == listener.Contested && !walked {
 			walked = true
 			if err := w.withDescendants(own); err != nil {
 				return nil, code.Errorf(code.Internal, stage, "cannot read the sockets of the gateway's descendants: %w", err)
 			}
-			s, verdict = listener.Judge(l.Address, sockets, owned)
+			s, verdict = listener.Judge(l.Address, sockets[i], owned)
 		}
 		entry := receipt.Listener{Name: l.Name, Address: l.Address.String(), Mode: l.Mode}
 		switch verdict {
 		case listener.Owned:
 			entry.Inode, entry.OwnerPID = s.Inode, own[s.Inode]
 		case listener.Missing:
-			missing = errors.Join(missing, fmt.Errorf("nobody listens on %s (%s)", l.Address, l.Name))
+			missing = append(missing, fmt.Sprintf("nobody listens on %s (%s)", l.Address, l.Name))
 		case listener.Contested:
-			entry.Inode, entry.OwnerPID = s.Inode, 0
-			contested = errors.Join(contested, fmt.Errorf("%s (%s) is held by %s", l.Address, l.Name, w.holder(s)))
+			entry.Inode = s.Inode
+			contested = append(contested, fmt.Sprintf("%s (%s) is held by %s", l.Address, l.Name, w.holder(s)))
 		}
 		out = append(out, entry)
 	}
 	switch {
 	case contested != nil:
-		return out, code.Errorf(code.ListenerContested, stage, "%w: end that process, or give the gateway another address", contested)
+		return out, code.Errorf(code.ListenerContested, stage, "%s: end that process, or give the gateway another address", strings.Join(contested, "; "))
 	case missing != nil:
-		return out, code.Errorf(code.ListenerMissing, stage, "%w", missing)
+		return out, code.Errorf(code.ListenerMissing, stage, "%s", strings.Join(missing, "; "))
 	}
 	return out, nil
 }

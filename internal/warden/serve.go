@@ -171,10 +171,6 @@ func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.R
 	w.retry.Stop()
 	w.exits, w.backoff = nil, 0
 	rec := w.act(ctx, a)
-	if rec.Outcome == receipt.Replaced {
-		w.status.Restarts.Asked++
-		w.publish()
-	}
 	w.settled(rec)
 	return rec
 }
