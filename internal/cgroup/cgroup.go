@@ -29,8 +29,14 @@ type Group struct {
 	v2  bool
 }
 
+// ErrRoot says that a process has no cgroup of its own: it is in the root of its hierarchy, with everybody else.
+var ErrRoot = errors.New("it is in the root cgroup")
+
 // Of finds the cgroup of a process from the content of its /proc/PID/cgroup (cgroups(7)) and the cgroup mounts of the
-// caller. A hybrid host has v1 controllers beside an empty v2 hierarchy: v1 wins where it has the freezer, since the
+// caller. Read it while the process lives: a zombie is shown in the root cgroup, whose members are all of the host's.
+// The root is refused with ErrRoot.
+//
+// A hybrid host has v1 controllers beside an empty v2 hierarchy: v1 wins where it has the freezer, since the
 // container runtimes put the container's processes there.
 func Of(procCgroup []byte) (Group, error) {
 	paths, err := parse(procCgroup)
@@ -53,6 +59,9 @@ func Of(procCgroup []byte) (Group, error) {
 			rel, err := filepath.Rel(m.Root, path)
 			if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
 				continue
+			}
+			if path == "/" || rel == "." {
+				return Group{}, fmt.Errorf("cannot use the container's cgroup: %w", ErrRoot)
 			}
 			return Group{dir: filepath.Join(m.Mountpoint, rel), v2: want == ""}, nil
 		}

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,15 +15,12 @@ import (
 // member starts a process in a new cgroup of the host's freezer hierarchy (v1) or unified one (v2).
 func member(t *testing.T) (Group, int) {
 	t.Helper()
-	data, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
-		t.Fatal(err)
+	// The test's own cgroup may be the root. Below a hierarchy's root there is always room for one.
+	base := "/sys/fs/cgroup"
+	if _, err := os.Stat(base + "/freezer"); err == nil {
+		base += "/freezer"
 	}
-	own, err := Of(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp(own.Dir(), "gwt-")
+	dir, err := os.MkdirTemp(base, "gwt-")
 	if err != nil {
 		t.Fatal("this test needs root and a cgroup to write in: ", err)
 	}
@@ -52,7 +50,7 @@ func member(t *testing.T) (Group, int) {
 	if _, err := ready.Read(make([]byte, 3)); err != nil {
 		t.Fatal(err)
 	}
-	data, err = os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "cgroup"))
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "cgroup"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,6 +88,36 @@ func TestFrozenFollowsTheFreezer(t *testing.T) {
 		if got, err := g.Frozen(); got != c.want || err != nil {
 			t.Errorf("after %q: %v, %v", c.write, got, err)
 		}
+	}
+}
+
+func TestTheRootCgroupIsNobodysOwn(t *testing.T) {
+	for _, data := range []string{"3:freezer:/\n0::/\n", "0::/\n"} {
+		if g, err := Of([]byte(data)); !errors.Is(err, ErrRoot) {
+			t.Errorf("%q: %+v, %v; want ErrRoot", data, g, err)
+		}
+	}
+}
+
+func TestAZombieIsShownInTheRootCgroupAndSoHasNone(t *testing.T) {
+	_, pid := member(t)
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g, err := Of(data); !errors.Is(err, ErrRoot) {
+		t.Errorf("%s: %+v, %v; want ErrRoot", data, g, err)
 	}
 }
 

@@ -378,6 +378,47 @@ func (p *Process) SameNamespaces(o *Process) (string, error) {
 	return "", nil
 }
 
+// NamespaceID names a namespace: the device and inode of its file (namespaces(7)).
+type NamespaceID struct{ Dev, Ino uint64 }
+
+// PIDNamespace names the process's PID namespace. It has to be asked while the process lives.
+func (p *Process) PIDNamespace() (NamespaceID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(p.dir.Fd()), "ns/pid", &st, 0); err != nil {
+		return NamespaceID{}, fmt.Errorf("cannot stat /proc/%d/ns/pid: %w", p.pid, gone(err))
+	}
+	return NamespaceID{st.Dev, st.Ino}, nil
+}
+
+// InPIDNamespace tells whether the process lives in that PID namespace, or in one below it. Nothing that is born in a PID
+// namespace ever leaves it upwards (pid_namespaces(7)).
+func (p *Process) InPIDNamespace(id NamespaceID) (bool, error) {
+	ns, err := p.OpenNamespace("pid")
+	if err != nil {
+		return false, err
+	}
+	for {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+			ns.Close()
+			return false, err
+		}
+		if (NamespaceID{st.Dev, st.Ino}) == id {
+			ns.Close()
+			return true, nil
+		}
+		parent, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_PARENT) // Linux 4.9
+		ns.Close()
+		if errors.Is(err, unix.EPERM) {
+			return false, nil // the parent is above the caller's own
+		}
+		if err != nil {
+			return false, fmt.Errorf("cannot find the parent of the PID namespace of process %d: %w", p.pid, err)
+		}
+		ns = os.NewFile(uintptr(parent), "pid namespace")
+	}
+}
+
 // OpenNamespace opens one of the process's namespaces ("net").
 func (p *Process) OpenNamespace(kind string) (*os.File, error) {
 	return p.openat("ns/"+kind, unix.O_RDONLY)

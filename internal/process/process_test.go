@@ -190,6 +190,44 @@ func TestSameNamespacesNamesTheOneThatDiffers(t *testing.T) {
 	}
 }
 
+func TestAProcessIsInItsPIDNamespaceAndThoseAboveAndInNoOther(t *testing.T) {
+	inner := func() *Process {
+		cmd := exec.Command("/bin/sleep", "60")
+		cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+		if err := cmd.Start(); err != nil {
+			t.Fatal("this test needs root: ", err)
+		}
+		p, err := Open(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			p.Signal(unix.SIGKILL)
+			cmd.Wait()
+			p.Close()
+		})
+		return p
+	}
+	self, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	a, b := inner(), inner()
+	for _, c := range []struct {
+		of, in *Process
+		want   bool
+	}{{a, a, true}, {a, self, true}, {self, self, true}, {self, a, false}, {a, b, false}} {
+		id, err := c.in.PIDNamespace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := c.of.InPIDNamespace(id); got != c.want || err != nil {
+			t.Errorf("process %d in the namespace of %d: %v, %v; want %v", c.of.PID(), c.in.PID(), got, err, c.want)
+		}
+	}
+}
+
 func TestStatParsesACommandNameMadeToMislead(t *testing.T) {
 	st, err := parseStat([]byte("12 (a) Z 1 2 3) S 7 " + strings.Repeat("0 ", 17) + "4242 0\n"))
 	if err != nil || st.State != 'S' || st.PPID != 7 || st.Start != 4242 {

@@ -205,15 +205,10 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 
 // notFrozen refuses while the container is paused: a frozen process takes no signal, and one that joins freezes too.
 func (w *Warden) notFrozen() error {
-	g, err := w.group()
-	if err != nil {
-		return code.Errorf(code.NotRunning, code.StagePreflight, "cannot find the container's cgroup: %w", err)
-	}
-	frozen, err := g.Frozen()
+	frozen, err := w.group.Frozen()
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		// The root of a v2 hierarchy can't be frozen and has no such file.
-		return nil
+		return code.Errorf(code.NotRunning, code.StagePreflight, "the container's cgroup is gone: %w", err)
 	case err != nil:
 		return code.Errorf(code.Internal, code.StagePreflight, "cannot tell whether the container is paused: %w", err)
 	case frozen:

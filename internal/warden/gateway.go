@@ -51,18 +51,23 @@ func (s *standby) done() <-chan struct{} {
 	return s.proc.Done()
 }
 
-// end lets a parked launcher go and collects it. A nil standby has ended.
+// end lets a parked launcher go and collects it, also one that has ended by itself. A nil standby has ended.
 func (s *standby) end(log *slog.Logger) {
 	if s == nil {
 		return
 	}
+	unasked := s.proc.Exited()
 	s.gate.Close()
 	if err := s.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
 		log.Error("cannot end the standby", "pid", s.proc.PID(), "err", err)
 	}
 	if s.proc.AwaitFor(killGrace) {
-		if _, err := s.proc.Reap(); err != nil {
+		exit, err := s.proc.Reap()
+		switch {
+		case err != nil:
 			log.Error("cannot reap the standby", "pid", s.proc.PID(), "err", err)
+		case unasked:
+			log.Warn("the standby ended unasked", "pid", s.proc.PID(), "exit", exit.String())
 		}
 	}
 	s.proc.Close()
@@ -146,8 +151,6 @@ func (w *Warden) standbyJoined(j joined) {
 
 // standbyExited replaces a standby that somebody ended.
 func (w *Warden) standbyExited() {
-	exit, err := w.standby.proc.Reap()
-	w.log.Warn("the standby is gone", "pid", w.standby.proc.PID(), "exit", exit.String(), "err", err)
 	w.dropStandby()
 	w.standbyLag = min(max(2*w.standbyLag, 100*time.Millisecond), 30*time.Second)
 	w.standbyTry.Reset(w.standbyLag)
@@ -235,9 +238,9 @@ func hint(f *launch.Failure) string {
 	return ""
 }
 
-// endStrays ends what a gateway left behind: every process in the container's cgroup that runs under the gateway's UID
-// and is not the standby. That UID can't be shed: with no_new_privs and without capabilities there is no way to another
-// one, and the posture check keeps the workload from having it.
+// endStrays ends what a gateway left behind: every process in the container's cgroup and PID namespace that runs under the
+// gateway's UID and is not the standby. None of the three can be shed: with no_new_privs and without capabilities there is
+// no way to another UID, and the posture check keeps the workload from having it.
 func (w *Warden) endStrays(ctx context.Context) error {
 	if w.joining {
 		// A launcher on its way in has that UID too and is not known yet.
@@ -274,42 +277,46 @@ func (w *Warden) endStrays(ctx context.Context) error {
 }
 
 func (w *Warden) strays() ([]*process.Process, error) {
-	pids, err := w.members()
+	all, err := w.members()
+	if err != nil {
+		return nil, err
+	}
+	var out []*process.Process
+	for _, p := range all {
+		switch po, err := p.Posture(); {
+		case err != nil, po.UID[0] != w.profile.Gateway.User, p.Exited(),
+			w.gateway != nil && p.PID() == w.gateway.proc.PID(), w.standby != nil && p.PID() == w.standby.proc.PID():
+			p.Close()
+		default:
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// members takes hold of the processes in the container's cgroup that live in its PID namespace. There are none once it is
+// gone. The caller closes them.
+func (w *Warden) members() ([]*process.Process, error) {
+	pids, err := w.group.Procs()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	var out []*process.Process
 	for _, pid := range pids {
-		if pid == w.rec.InitPID || (w.gateway != nil && pid == w.gateway.proc.PID()) || (w.standby != nil && pid == w.standby.proc.PID()) {
-			continue
-		}
 		p, err := process.Open(pid)
 		if err != nil {
-			continue // gone meanwhile, or a thread
+			continue // it ended since
 		}
-		if po, err := p.Posture(); err != nil || po.UID[0] != w.profile.Gateway.User || p.Exited() {
-			p.Close()
+		if in, err := p.InPIDNamespace(w.pidns); err != nil || !in {
+			p.Close() // the number has become somebody else's, or it ended
 			continue
 		}
 		out = append(out, p)
 	}
 	return out, nil
-}
-
-// members lists the processes of the container, none once it is gone.
-func (w *Warden) members() ([]int, error) {
-	g, err := w.group()
-	if err != nil {
-		if errors.Is(err, process.ErrGone) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	pids, err := g.Procs()
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	return pids, err
 }
 
 // ctxError says why ctx ended: the container is gone, or the deadline passed.

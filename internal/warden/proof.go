@@ -218,24 +218,21 @@ func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stag
 
 // holder names the process that holds a foreign socket, as far as the container's processes tell.
 func (w *Warden) holder(s listener.Socket) string {
-	pids, err := w.members()
-	if err == nil {
-		for _, pid := range pids {
-			p, err := process.Open(pid)
-			if err != nil {
-				continue
-			}
-			inodes, _ := listener.Inodes(int(p.Dir().Fd()))
-			if _, ok := inodes[s.Inode]; ok {
-				exe, _, _, _ := p.Exe()
-				po, _ := p.Posture()
-				p.Close()
-				return fmt.Sprintf("process %d (%d in the container, %s, UID %d) with %s", pid, po.NSPID, exe, po.UID[0], s)
-			}
-			p.Close()
-		}
+	all, err := w.members()
+	if err != nil {
+		w.log.Warn("cannot look for the holder of a socket", "err", err)
 	}
-	return fmt.Sprintf("a process outside the container's cgroup (UID %d) with %s", s.UID, s)
+	held := fmt.Sprintf("a process outside the container (UID %d) with %s", s.UID, s)
+	for _, p := range all {
+		inodes, err := listener.Inodes(int(p.Dir().Fd()))
+		if _, ok := inodes[s.Inode]; ok && err == nil {
+			exe, _, _, _ := p.Exe()
+			po, _ := p.Posture()
+			held = fmt.Sprintf("process %d (%d in the container, %s, UID %d) with %s", p.PID(), po.NSPID, exe, po.UID[0], s)
+		}
+		p.Close()
+	}
+	return held
 }
 
 // absent proves that no declared address is held by anybody, once the old gateway and what it left are gone.
@@ -367,19 +364,14 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 
 // workload lists the container's processes that are not the gateway's or ours, with their start times.
 func (w *Warden) workload() map[int]uint64 {
-	pids, err := w.members()
+	all, err := w.members()
 	if err != nil {
 		w.log.Warn("cannot list the workload", "err", err)
 	}
 	out := map[int]uint64{}
-	for _, pid := range pids {
-		p, err := process.Open(pid)
-		if err != nil {
-			continue
-		}
-		po, err := p.Posture()
-		if err == nil && po.UID[0] != w.profile.Gateway.User && !p.Exited() {
-			out[pid] = p.Start()
+	for _, p := range all {
+		if po, err := p.Posture(); err == nil && po.UID[0] != w.profile.Gateway.User && !p.Exited() {
+			out[p.PID()] = p.Start()
 		}
 		p.Close()
 	}

@@ -63,7 +63,9 @@ type Warden struct {
 	stderr         io.Writer
 
 	init     *process.Process
-	net      *os.File // the container's network namespace
+	pidns    process.NamespaceID // the container's
+	group    cgroup.Group        // the container's
+	net      *os.File            // the container's network namespace
 	sockets  *listener.Table
 	launcher *os.File // the launcher's executable
 	out      *gatewaylog.Writer
@@ -168,6 +170,17 @@ func open(dir, version string) (w *Warden, err error) {
 	}
 	if w.init.Start() != rec.InitStart {
 		return nil, fmt.Errorf("process %d started at %d is not the container's init, which started at %d", rec.InitPID, w.init.Start(), rec.InitStart)
+	}
+	// Both are asked for now: of a dead init the kernel would tell the root cgroup, and no namespace at all.
+	if w.pidns, err = w.init.PIDNamespace(); err != nil {
+		return nil, err
+	}
+	members, err := w.init.Read("cgroup")
+	if err != nil {
+		return nil, err
+	}
+	if w.group, err = cgroup.Of(members); err != nil {
+		return nil, err
 	}
 	if w.net, err = w.init.OpenNamespace("net"); err != nil {
 		return nil, err
@@ -332,15 +345,6 @@ func (w *Warden) close() {
 	if w.init != nil {
 		w.init.Close()
 	}
-}
-
-// group is the container's cgroup.
-func (w *Warden) group() (cgroup.Group, error) {
-	data, err := w.init.Read("cgroup")
-	if err != nil {
-		return cgroup.Group{}, err
-	}
-	return cgroup.Of(data)
 }
 
 // object is how messages name what they are about.
