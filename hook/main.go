@@ -8,11 +8,13 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/join"
@@ -77,10 +79,18 @@ func hook(args []string, verb func(io.Reader, config.Config, install.Options) er
 		err = verb(os.Stdin, cfg, opt)
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "gatewarden: %v\n", err)
+		fmt.Fprintln(os.Stderr, refusal(err))
 		return 1
 	}
 	return 0
+}
+
+// refusal is what the user of the container reads: the code stands at the end, as in all our messages.
+func refusal(err error) string {
+	if e, ok := errors.AsType[*code.Error](err); ok {
+		return fmt.Sprintf("gatewarden: %v (%s)", err, e.Code)
+	}
+	return fmt.Sprintf("gatewarden: %v", err)
 }
 
 func usage() int {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/posture"
@@ -120,11 +121,11 @@ func (i *installation) unlock() {
 func (i *installation) run(annotated bool) (err error) {
 	// What can be judged without touching anything comes first.
 	if i.profile, err = profile.Load(i.record.Config.ProfileDir, i.record.Profile); err != nil {
-		return err
+		return invalid(err)
 	}
 	if annotated {
 		if err := i.profile.SelectableBy(i.record.Namespace); err != nil {
-			return err
+			return invalid(err)
 		}
 	}
 	judged := posture.Check(i.spec, i.profile)
@@ -161,17 +162,26 @@ func (i *installation) run(annotated bool) (err error) {
 		return err
 	}
 	// The runtime fails the create if we fail, and the mounts die with the container's mount namespace.
-	i.record.Mounts, err = mount.Place(i.init, i.record.Rootfs, sources, mount.Options{
+	if len(sources) == 0 {
+		i.record.Mounts = []mount.Placed{}
+	} else if i.record.Mounts, err = mount.Place(i.init, i.record.Rootfs, sources, mount.Options{
 		PinParents:   workloadOwnsRoot(i.spec),
 		ReadOnlyRoot: i.spec.Root.Readonly,
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	if err := i.write(); err != nil {
 		return err
 	}
 	return i.startWarden()
+}
+
+// invalid makes one line with a code of what is wrong with a profile.
+func invalid(err error) error {
+	if p, ok := errors.AsType[*profile.Problems](err); ok {
+		return code.Errorf(code.InvalidProfile, code.StageInstall, "%s", p.OneLine())
+	}
+	return code.Errorf(code.InvalidProfile, code.StageInstall, "%w", err)
 }
 
 // workloadOwnsRoot tells whether the workload has the UID that owns the image's directories, or may come to have it.

@@ -138,7 +138,8 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		w.abandon(g)
 		return err
 	}
-	g.proven, w.lost, w.lostAt = true, nil, time.Time{}
+	g.proven, g.took = true, time.Since(g.since)
+	w.lost, w.lostAt = nil, time.Time{}
 	if !a.stopped.IsZero() {
 		r.Millis.Unavailable = millis(time.Since(a.stopped))
 	}
@@ -199,6 +200,11 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing {
 			return p, err
 		}
+	}
+	// An action that can't end in time would only stop the gateway.
+	if deadline, ok := ctx.Deadline(); ok && w.gateway != nil && time.Until(deadline) < w.gateway.took {
+		return p, code.Errorf(code.Deadline, code.StagePreflight, "%v are left until the deadline, and the gateway took %v to become ready last time: allow more with --timeout",
+			time.Until(deadline).Round(time.Millisecond), w.gateway.took.Round(time.Millisecond))
 	}
 	return p, nil
 }

@@ -43,7 +43,18 @@ func (w *Warden) settled(r *receipt.Receipt) {
 		w.retry.Stop()
 		return
 	case w.gateway != nil:
-		// Refused with the old one serving, or the old one does not end: its exit will tell.
+		// Refused with the old one serving; or the old one does not end, and nothing is done to it after the deadline. It
+		// may serve on, and when it does end, its relaunch is ours (see gatewayExited).
+		if w.status.State == receipt.Stopping {
+			ctx, cancel := context.WithTimeout(w.alive, time.Second)
+			defer cancel()
+			if h := w.report(ctx).Healthy; h != nil && *h {
+				w.setState(receipt.Running)
+			} else {
+				w.status.Code, w.status.Message = r.Code, r.Message
+				w.publish()
+			}
+		}
 		return
 	case r.Outcome == receipt.Refused && !r.Retryable && r.Code != code.Paused && r.Code != code.ListenerContested:
 		// No start can succeed until somebody changes something. An operator's restart looks again.
@@ -61,8 +72,11 @@ func (w *Warden) gatewayExited() {
 		w.log.Error("cannot reap the gateway", "pid", g.info.PID, "err", err)
 	}
 	w.lost, w.lostAt = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime, ExitCode: exit.Code, Signal: exit.SignalName(), DeathProof: "waitid"}, time.Now()
-	if err := w.endStrays(w.alive); err != nil {
+	if err := w.endStrays(w.alive); err != nil && w.alive.Err() == nil {
 		w.log.Error("cannot clear up after the gateway", "err", err)
+	}
+	if w.alive.Err() != nil {
+		return
 	}
 	if g.asked {
 		// An action signalled it and its deadline passed before the end came. Who stops it owns its relaunch.

@@ -226,6 +226,9 @@ func (w *Warden) report(ctx context.Context) *control.Report {
 		return rep
 	}
 	rep.PID = g.info.PID
+	if err := w.notFrozen(); err != nil {
+		return fail(err) // it can't answer, and that says nothing of its health
+	}
 	listeners, err := w.listening(g, g.profile, code.StageProbe)
 	if err != nil {
 		if e, ok := errors.AsType[*code.Error](err); ok && e.Code != code.Internal {

@@ -140,9 +140,10 @@ func open(dir, version string) (w *Warden, err error) {
 	if err != nil {
 		return nil, err
 	}
+	stderr := &boundedLog{file: os.Stderr}
 	w = &Warden{
 		version: version, dir: dir, rec: rec, container: rec.Container(), self: "/proc/self/exe",
-		log: slog.New(slog.NewTextHandler(os.Stderr, nil)), stderr: os.Stderr,
+		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
 		first: firstStart{done: make(chan struct{})}, ended: make(chan struct{}),
 		retry: stoppedTimer(), standbyTry: stoppedTimer(),
@@ -160,7 +161,8 @@ func open(dir, version string) (w *Warden, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.rootWorkload = spec.Process != nil && spec.Process.User.UID == 0
+	// As in package install: who is root, or may become it, owns what root owns.
+	w.rootWorkload = spec.Process == nil || spec.Process.User.UID == 0 || !spec.Process.NoNewPrivileges
 	// The launchers that joiners leave behind become our children, and we their reaper.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
@@ -351,6 +353,25 @@ func (w *Warden) close() {
 func (w *Warden) object() string { return "gateway " + w.rec.Profile + " of " + w.container.String() }
 
 func (w *Warden) journal() string { return filepath.Join(w.rec.StateDir(), journal.Name) }
+
+// boundedLog is the warden's own log: it begins anew when it is full, since nobody rotates it.
+type boundedLog struct {
+	mu      sync.Mutex
+	file    *os.File // opened with O_APPEND
+	written int64
+}
+
+const maxLog = 1 << 20
+
+func (l *boundedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.written += int64(len(p)); l.written > maxLog {
+		l.written = int64(len(p))
+		l.file.Truncate(0) // if that fails, the next lines are appended, which does no harm, and it is tried again
+	}
+	return l.file.Write(p)
+}
 
 func stoppedTimer() *time.Timer {
 	t := time.NewTimer(time.Hour)
