@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
 // SocketName is the name of a warden's socket in its container's run directory.
@@ -55,7 +56,7 @@ func Call(ctx context.Context, dir string, req Request, on func(Message)) (Messa
 		if err != nil {
 			return Message{}, lost(ctx, dir, err)
 		}
-		m, err := parse[Message](line)
+		m, err := strictjson.Decode[Message](line)
 		if err != nil {
 			return Message{}, lost(ctx, dir, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
 // serveIn answers in a fresh run directory until the test ends.
@@ -114,7 +115,7 @@ func TestAMalformedRequestIsRefusedWithAReason(t *testing.T) {
 	for name, c := range map[string]struct{ line, want string }{
 		"not JSON":        {"restart", "invalid character"},
 		"unknown key":     {`{"version":1,"verb":"status","x":1}`, "unknown field"},
-		"two values":      {`{"version":1,"verb":"status"} {}`, "more than one value"},
+		"two values":      {`{"version":1,"verb":"status"} {}`, "something follows"},
 		"other version":   {`{"version":2,"verb":"status"}`, "protocol version 2"},
 		"unknown verb":    {`{"version":1,"verb":"kill"}`, `unknown verb "kill"`},
 		"bad signal":      {`{"version":1,"verb":"signal","signal":"SIGFOO"}`, "unknown signal"},
@@ -132,7 +133,7 @@ func TestAMalformedRequestIsRefusedWithAReason(t *testing.T) {
 			fmt.Fprintln(conn, c.line)
 			answer := make([]byte, 4096)
 			n, _ := conn.Read(answer)
-			m, err := parse[Message](answer[:n])
+			m, err := strictjson.Decode[Message](answer[:n])
 			if err != nil || m.Error == nil || !strings.Contains(m.Error.Message, c.want) || !m.Done {
 				t.Errorf("answer %s, want one with %q", answer[:n], c.want)
 			}
@@ -166,5 +167,5 @@ func FuzzRequest(f *testing.F) {
 
 func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`{"error":{"code":"busy","stage":"queue","retryable":true,"message":"m"},"done":true}`))
-	f.Fuzz(func(t *testing.T, line []byte) { parse[Message](line) })
+	f.Fuzz(func(t *testing.T, line []byte) { strictjson.Decode[Message](line) })
 }

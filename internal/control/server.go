@@ -2,12 +2,10 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strconv"
@@ -17,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
 // maxClients bounds the connections that a warden serves at a time. Only root can connect, so this protects the
@@ -130,7 +129,7 @@ func ParseRequest(line []byte) (Request, error) {
 	if len(line) > MaxRequest {
 		return Request{}, fmt.Errorf("%w: over %d bytes", errTooLong, MaxRequest)
 	}
-	req, err := parse[Request](line)
+	req, err := strictjson.Decode[Request](line)
 	if err != nil {
 		return Request{}, err
 	}
@@ -157,18 +156,4 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("the verb %q needs a signal", req.Verb)
 	}
 	return req, nil
-}
-
-// parse decodes exactly one JSON value without unknown keys.
-func parse[T any](line []byte) (T, error) {
-	var v T
-	dec := json.NewDecoder(bytes.NewReader(line))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&v); err != nil {
-		return v, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return v, fmt.Errorf("more than one value on a line")
-	}
-	return v, nil
 }

@@ -6,16 +6,13 @@
 package install
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/oci"
 )
 
@@ -103,14 +100,9 @@ func Read(dir string) (Install, error) {
 
 // parse is strict: the record is gatewarden's own, so anything unknown or missing means that it is not what it seems.
 func parse(data []byte) (Install, error) {
-	var i Install
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&i); err != nil {
+	i, err := strictjson.Decode[Install](data)
+	if err != nil {
 		return Install{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return Install{}, errors.New("something follows the JSON object")
 	}
 	return i, i.validate()
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
 // Init is the other half of libcontainer's Run: the process that is already in the container's namespaces and turns into
@@ -54,7 +55,7 @@ func run() (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
 	}
-	req, err := parse[Request](buf[:n])
+	req, err := strictjson.Decode[Request](buf[:n])
 	if err != nil {
 		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
 	}

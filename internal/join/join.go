@@ -20,6 +20,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
 // Request says which container to join, and as whom.
@@ -129,7 +130,6 @@ func Launcher(ctx context.Context, self string, log io.Writer, req Request, file
 		err = fmt.Errorf("its parent is process %d, not the warden", stat.PPID)
 	}
 	if err != nil {
-		p.Signal(unix.SIGKILL)
 		p.Close()
 		return nil, fail("cannot adopt the launcher: %w", err)
 	}
@@ -140,10 +140,10 @@ func fail(format string, args ...any) *code.Error {
 	return code.Errorf(code.LaunchFailed, code.StageLaunch, format, args...)
 }
 
-// discard ends a launcher that nobody will use.
+// discard lets go of a launcher that nobody will use. It ends by itself when the warden's end of its gate is closed; what
+// is not proven to be ours gets no signal.
 func discard(pidfd int) {
 	if pidfd >= 0 {
-		unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 		unix.Close(pidfd)
 	}
 }
@@ -166,25 +166,12 @@ func receive(fd int) (answer, int, error) {
 		discard(pidfd)
 		return answer{}, -1, errors.New("no whole message")
 	}
-	a, err := parse[answer](buf[:n])
+	a, err := strictjson.Decode[answer](buf[:n])
 	if err != nil {
 		discard(pidfd)
 		return answer{}, -1, err
 	}
 	return a, pidfd, nil
-}
-
-func parse[T any](data []byte) (T, error) {
-	var v T
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&v); err != nil {
-		return v, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return v, errors.New("something follows the JSON value")
-	}
-	return v, nil
 }
 
 // tail keeps the last bytes of what the child says, for a message.

@@ -329,7 +329,7 @@ func parseStat(data []byte) (Stat, error) {
 		return Stat{}, errors.New("no command name")
 	}
 	f := bytes.Fields(data[i+1:])
-	const state, ppid, start = 3 - 3, 4 - 3, 22 - 3 // field numbers of proc_pid_stat(5), less those before
+	const state, ppid, start = 0, 1, 19 // fields 3, 4 and 22 of proc_pid_stat(5)
 	if len(f) <= start || len(f[state]) != 1 {
 		return Stat{}, fmt.Errorf("%d fields after the command name", len(f))
 	}

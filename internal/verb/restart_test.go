@@ -201,7 +201,7 @@ func TestTextFromTheContainersSideIsHarmlessOnATerminal(t *testing.T) {
 			t.Errorf("%q reaches the terminal: %q %q", bad, stdout, stderr)
 		}
 	}
-	_, stdout, stderr = h.run("restart", "web", "--json")
+	_, stdout, _ = h.run("restart", "web", "--json")
 	for _, bad := range []string{"\x1b", "\x07", "\u009b"} {
 		if strings.Contains(stdout, bad) {
 			t.Errorf("%q reaches the terminal in JSON: %q", bad, stdout)

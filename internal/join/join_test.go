@@ -1,0 +1,186 @@
+package join
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+)
+
+// The test binary is its own joiner: the container's ID says how it behaves. That libcontainer really joins is shown by
+// the integration tests, with real containers.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "join" {
+		os.Exit(fakeJoiner())
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+func fakeJoiner() int {
+	buf := make([]byte, maxMessage)
+	n, _, err := unix.Recvfrom(resultFD, buf, 0)
+	if err != nil {
+		panic(err)
+	}
+	req, err := strictjson.Decode[Request](buf[:n])
+	if err != nil {
+		panic(err)
+	}
+	say := func(a answer, rights []byte) {
+		line, _ := json.Marshal(a)
+		if err := unix.Sendmsg(resultFD, line, rights, nil, 0); err != nil {
+			panic(err)
+		}
+	}
+	switch req.ID {
+	case "leaves":
+		cmd := exec.Command("/bin/sleep", "60")
+		if err := cmd.Start(); err != nil {
+			panic(err)
+		}
+		fd, err := unix.PidfdOpen(cmd.Process.Pid, unix.PIDFD_NONBLOCK)
+		if err != nil {
+			panic(err)
+		}
+		say(answer{PID: cmd.Process.Pid}, unix.UnixRights(fd))
+	case "refuses":
+		say(answer{Error: code.Errorf(code.Paused, code.StageLaunch, "container refuses is paused")}, nil)
+	case "lies":
+		say(answer{PID: 1}, nil)
+	case "dies":
+		fmt.Fprintln(os.Stderr, "panic: no good")
+		return 2
+	case "hangs":
+		select {}
+	}
+	return 0
+}
+
+func launcher(t *testing.T, id string, timeout time.Duration) (*process.Process, error) {
+	t.Helper()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	return Launcher(ctx, "/proc/self/exe", io.Discard, Request{ID: id}, Files{Launcher: null, Control: null, Stdout: null, Stderr: null})
+}
+
+func TestWhatTheJoinerLeavesBehindIsAdoptedAndCanBeReaped(t *testing.T) {
+	p, err := launcher(t, "leaves", 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if st, err := p.Stat(); err != nil || st.PPID != os.Getpid() {
+		t.Errorf("parent %d, %v; want %d", st.PPID, err, os.Getpid())
+	}
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if !p.AwaitFor(5 * time.Second) {
+		t.Fatal("it does not end")
+	}
+	if exit, err := p.Reap(); err != nil || exit.Signal != unix.SIGKILL {
+		t.Errorf("%v, %v", exit, err)
+	}
+}
+
+func TestAJoinerThatDoesNotDeliverGivesAnErrorWithItsReason(t *testing.T) {
+	for id, want := range map[string]struct {
+		code code.Code
+		text string
+	}{
+		"refuses": {code.Paused, "container refuses is paused"},
+		"lies":    {code.LaunchFailed, "exit status 0"},
+		"dies":    {code.LaunchFailed, "panic: no good"},
+	} {
+		t.Run(id, func(t *testing.T) {
+			p, err := launcher(t, id, 10*time.Second)
+			if p != nil {
+				p.Close()
+				t.Fatal("it gave a process")
+			}
+			if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != want.code || !strings.Contains(e.Message, want.text) {
+				t.Errorf("got %v, want %s with %q", err, want.code, want.text)
+			}
+		})
+	}
+}
+
+func TestAJoinerThatHangsIsEndedAtTheDeadline(t *testing.T) {
+	begin := time.Now()
+	_, err := launcher(t, "hangs", 200*time.Millisecond)
+	if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.Deadline {
+		t.Errorf("got %v, want deadline", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func TestTheStateFileIsWaitedForAndItsDirectorysEndIsNoticed(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "web")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- awaitState(t.Context(), dir) }()
+	time.Sleep(20 * time.Millisecond)
+	// As runc does: a temporary file, renamed into place.
+	if err := os.WriteFile(dir+"/tmp", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-got:
+		t.Fatalf("it came back before the file was there: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	if err := os.Rename(dir+"/tmp", dir+"/state.json"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+
+	gone := filepath.Join(t.TempDir(), "gone")
+	if err := os.Mkdir(gone, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	go func() { got <- awaitState(t.Context(), gone) }()
+	time.Sleep(20 * time.Millisecond)
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := errors.AsType[*code.Error](<-got); !ok || e.Code != code.NotRunning {
+		t.Errorf("got %v, want not_running", e)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if err := awaitState(ctx, t.TempDir()); err == nil {
+		t.Error("it came back without a state file")
+	}
+}
+
+func FuzzRequest(f *testing.F) {
+	f.Add([]byte(`{"root":"/run/runc","id":"web","init_pid":1,"init_start":2,"uid":3,"gid":4,"groups":[5],"capabilities":[]}`))
+	f.Fuzz(func(t *testing.T, data []byte) { strictjson.Decode[Request](data) })
+}
