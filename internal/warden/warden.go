@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -73,6 +74,7 @@ type Warden struct {
 	stderrF  *os.File
 	pumps    []*gatewaylog.Pump
 
+	clients  *net.UnixListener
 	requests chan *request
 	joined   chan joined
 	snapshot atomic.Pointer[published]
@@ -204,6 +206,10 @@ func open(dir, version string) (w *Warden, err error) {
 		Warden: receipt.Warden{PID: os.Getpid(), Version: version}, Listeners: []receipt.Listener{},
 	}
 	w.publish()
+	// Clients may come as soon as the hook's handshake is done: the runtime's create ends with it.
+	if w.clients, err = control.Listen(dir); err != nil {
+		return nil, err
+	}
 	return w, nil
 }
 
@@ -252,15 +258,10 @@ func (w *Warden) run() {
 		<-w.init.Done()
 		cancel(errContainerGone)
 	}()
-	l, err := control.Listen(w.dir)
-	if err != nil {
-		w.log.Error("cannot serve clients", "err", err)
-	} else {
-		var serving sync.WaitGroup
-		serving.Go(func() { control.Serve(ctx, l, w.handle) })
-		defer serving.Wait()
-		defer l.Close()
-	}
+	var serving sync.WaitGroup
+	serving.Go(func() { control.Serve(ctx, w.clients, w.handle) })
+	defer serving.Wait()
+	defer w.clients.Close()
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
