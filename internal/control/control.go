@@ -71,8 +71,9 @@ type Report struct {
 
 // Message is one line of the warden's answer.
 type Message struct {
-	Stage   code.Stage       `json:"stage,omitempty"` // progress: this stage begins
-	Text    string           `json:"text,omitempty"`  // progress: what is being done, for people
+	Stage   code.Stage       `json:"stage,omitempty"`   // progress: this stage begins
+	Text    string           `json:"text,omitempty"`    // progress: what is being done, for people
+	Elapsed float64          `json:"elapsed,omitempty"` // progress: milliseconds since the action was asked for
 	Event   *Event           `json:"event,omitempty"`
 	Status  *receipt.Status  `json:"status,omitempty"`
 	Receipt *receipt.Receipt `json:"receipt,omitempty"`

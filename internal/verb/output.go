@@ -116,8 +116,6 @@ func millis(ms float64) string {
 	return (time.Duration(ms) * time.Millisecond).Round(time.Second).String()
 }
 
-func inMillis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
 // age prints how long ago t was, in the largest unit that says enough.
 func age(t, now time.Time) string {
 	if t.IsZero() {

@@ -3,7 +3,6 @@ package verb
 import (
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
@@ -19,7 +18,7 @@ type progress struct {
 
 	current code.Stage // begun and not ended; empty: none
 	text    string
-	begun   time.Time
+	begun   float64 // milliseconds since the action was asked for, by the warden's clock: messages arrive in bunches
 	stopped bool // the old gateway has been signalled: the stop stage or a later one began
 }
 
@@ -38,8 +37,8 @@ func (p *progress) stage(m control.Message) {
 		return
 	}
 	if m.Stage != "" && m.Stage != p.current {
-		p.line("ok")
-		p.current, p.begun = m.Stage, time.Now()
+		p.line("ok", m.Elapsed)
+		p.current, p.begun = m.Stage, m.Elapsed
 	}
 	p.text = p.safe(m.Text)
 	if p.terminal {
@@ -47,26 +46,28 @@ func (p *progress) stage(m control.Message) {
 	}
 }
 
-// end closes the last stage.
-func (p *progress) end(ok bool) {
-	switch {
-	case ok:
-		p.line("ok")
-	default:
-		p.line("failed")
+// end closes the last stage, elapsed milliseconds after the action was asked for; 0 if nobody knows.
+func (p *progress) end(ok bool, elapsed float64) {
+	how := "failed"
+	if ok {
+		how = "ok"
 	}
-	if p.terminal && !p.begun.IsZero() {
+	p.line(how, elapsed)
+	if p.terminal && p.current != "" {
 		io.WriteString(p.w, "\r\x1b[K")
 	}
 	p.current = ""
 }
 
 // line prints the stage that ended, where lines are printed.
-func (p *progress) line(how string) {
+func (p *progress) line(how string, elapsed float64) {
 	if p.current == "" || p.terminal {
 		return
 	}
-	fmt.Fprintf(p.w, "  %-9s  %-6s  %9s", p.safe(string(p.current)), how, millis(inMillis(time.Since(p.begun))))
+	fmt.Fprintf(p.w, "  %-9s  %-6s", p.safe(string(p.current)), how)
+	if elapsed >= p.begun && elapsed > 0 {
+		fmt.Fprintf(p.w, "  %9s", millis(elapsed-p.begun))
+	}
 	if p.text != "" {
 		fmt.Fprintf(p.w, "  %s", p.text)
 	}

@@ -72,11 +72,11 @@ func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation)
 		}
 		m, err := in.act(ctx, t, req, on)
 		if err != nil && m.Receipt == nil {
-			p.end(false)
+			p.end(false, 0)
 			return in.failAction(ctx, t, v, p.stopped, code.From(err, code.StageQueue))
 		}
 		if m.Receipt == nil {
-			p.end(false)
+			p.end(false, 0)
 			return in.Fail(code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a receipt: it and this command differ in version", t))
 		}
 		return in.finish(t, &p, m)
@@ -90,7 +90,7 @@ func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
 	if in.JSON {
 		in.PrintJSON(r)
 	} else {
-		p.end(exit == code.ExitOK)
+		p.end(exit == code.ExitOK, r.Millis.Total)
 	}
 	if exit == code.ExitOK {
 		if !in.JSON {

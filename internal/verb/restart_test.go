@@ -15,8 +15,8 @@ import (
 func acts(last control.Message, stages ...code.Stage) func(control.Request, func(control.Message)) {
 	last.Done = true
 	return func(_ control.Request, send func(control.Message)) {
-		for _, s := range stages {
-			send(control.Message{Stage: s, Text: "doing " + string(s)})
+		for i, s := range stages {
+			send(control.Message{Stage: s, Text: "doing " + string(s), Elapsed: 1.5 * float64(i+1)})
 		}
 		send(last)
 	}
@@ -26,7 +26,7 @@ func TestRestartPrintsEachStageAndTheSummary(t *testing.T) {
 	h := newHost(t)
 	h.serve("default/web", acts(control.Message{Receipt: replaced()}, code.StagePreflight, code.StageStop, code.StageLaunch))
 	exit, stdout, stderr := h.run("restart", "web")
-	want(t, exit, code.ExitOK, stdout, "  preflight  ok ", "  stop       ok ", "  launch     ok ", " ms  doing stop\n",
+	want(t, exit, code.ExitOK, stdout, "  preflight  ok ", "  stop       ok ", "  launch     ok ", "1.5 ms  doing stop\n",
 		"\nrestarted gateway demo of default/web: pid 812 → 845 in 11.2 ms (unavailable 8.9 ms), listener api proven, probe http 200\n")
 	if stderr != "" || strings.Count(stdout, "\n") != 4 {
 		t.Errorf("stdout %q, stderr %q", stdout, stderr)

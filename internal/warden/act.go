@@ -40,7 +40,7 @@ type action struct {
 // stage tells the client that a stage begins.
 func (a *action) stage(s code.Stage) {
 	if a.notify != nil {
-		a.notify(control.Message{Stage: s})
+		a.notify(control.Message{Stage: s, Elapsed: millis(time.Since(a.asof))})
 	}
 }
 
