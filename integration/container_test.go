@@ -125,7 +125,7 @@ func (c *container) dump() {
 	for _, pattern := range []string{c.logDir() + "/*", c.runDir() + "/install.json", c.stateDir() + "/receipts.jsonl", c.log} {
 		files, _ := filepath.Glob(pattern)
 		for _, f := range files {
-			if data, err := os.ReadFile(f); err == nil {
+			if data, err := os.ReadFile(f); err == nil && len(data) > 0 {
 				c.t.Logf("%s:\n%s", f, tail(data))
 			}
 		}
@@ -165,9 +165,9 @@ func (c *container) left() []string {
 			left = append(left, "mount "+m)
 		}
 	}
-	for _, dir := range []string{c.runDir(), c.logDir()} {
-		if _, err := os.Lstat(dir); err == nil {
-			left = append(left, "directory "+dir)
+	for _, path := range []string{c.runDir(), c.logDir(), c.h.ShimSocket(c.id)} {
+		if _, err := os.Lstat(path); err == nil {
+			left = append(left, path)
 		}
 	}
 	cgroups, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.h.Namespace + "/" + c.id)

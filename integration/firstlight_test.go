@@ -78,7 +78,7 @@ func checkReceipt(t *testing.T, r receipt.Receipt, before receipt.Status, after 
 	}
 	if len(r.Listeners) != 1 || r.Listeners[0].OwnerPID != r.New.PID || r.Listeners[0].Address != "tcp://"+harness.GatewayAddress {
 		t.Errorf("the receipt does not show that PID %d holds %s: %+v", r.New.PID, harness.GatewayAddress, r.Listeners)
-	} else if !holdsSocket(t, r.New.PID, r.Listeners[0].Inode) {
+	} else if !holds(t, r.New.PID, fmt.Sprintf("socket:[%d]", r.Listeners[0].Inode)) {
 		t.Errorf("PID %d has no descriptor of socket %d", r.New.PID, r.Listeners[0].Inode)
 	}
 	if r.Probe == nil || r.Probe.Kind != "http" || r.Probe.Status != 200 {
@@ -90,21 +90,6 @@ func checkReceipt(t *testing.T, r receipt.Receipt, before receipt.Status, after 
 	if r.Millis.Total <= 0 || r.Millis.Unavailable <= 0 || r.Millis.Unavailable > r.Millis.Total {
 		t.Errorf("the receipt's times are impossible: %+v", r.Millis)
 	}
-}
-
-func holdsSocket(t *testing.T, pid int, inode uint64) bool {
-	t.Helper()
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if target, err := os.Readlink(dir + "/" + e.Name()); err == nil && target == fmt.Sprintf("socket:[%d]", inode) {
-			return true
-		}
-	}
-	return false
 }
 
 func TestTheWorkloadsFirstConnectSucceeds(t *testing.T) {

@@ -155,12 +155,7 @@ func TestARefusedRestartCausesNoOutage(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := mountDir(t)
-			program, err := host.TestProgram("testgateway")
-			if err != nil {
-				t.Fatal(err)
-			}
-			writeFile(t, dir+"/gateway", string(program), 0o755)
+			dir := gatewayDir(t)
 			c := run(t, options{profile: mountedGateway(dir)})
 			before := c.ask()
 			var flags []string
@@ -184,6 +179,19 @@ func TestARefusedRestartCausesNoOutage(t *testing.T) {
 	}
 }
 
+// gatewayDir makes a directory on the host that holds testgateway as "gateway".
+func gatewayDir(t *testing.T) string {
+	t.Helper()
+	dir := mountDir(t)
+	program, err := host.TestProgram("testgateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, dir+"/gateway", string(program), 0o755)
+	return dir
+}
+
+// mountedGateway is a gateway whose binary comes from such a directory.
 func mountedGateway(dir string) *harness.Profile {
 	return &harness.Profile{
 		Command: []string{"/opt/gateway/gateway", "--listen", harness.GatewayAddress},
@@ -216,14 +224,17 @@ func TestAPortThatTheWorkloadTookBeforeTheStartIsContested(t *testing.T) {
 			// The gateway ends by itself and is not started again, so that the port is free for the workload.
 			c := run(t, options{profile: &harness.Profile{Args: args, Restart: "policy = \"on-failure\""}})
 			c.waitFor("the gateway has ended", func(s receipt.Status) bool { return s.State == receipt.Stopped })
-			if r := c.ctr(append([]string{"task", "exec", "-d", "--exec-id", uniqueID("e"), c.id}, command...)...); r.Status != 0 {
+			out := filepath.Join(t.TempDir(), "out")
+			flags := []string{"task", "exec", "-d", "--log-uri", "file://" + out, "--exec-id", uniqueID("e"), c.id}
+			if r := c.ctr(append(flags, command...)...); r.Status != 0 {
 				t.Fatalf("%v", r)
 			}
-			var r harness.Result
-			eventually(t, eventTime, "the restart meets the workload's socket", func() bool {
-				r = c.tryRestart()
-				return r.Status != 0
-			}, func() string { return r.String() })
+			var said []byte
+			eventually(t, eventTime, "the workload holds the port", func() bool {
+				said, _ = os.ReadFile(out)
+				return strings.Contains(string(said), "holding")
+			}, func() string { return string(said) })
+			r := c.tryRestart()
 			refused(t, r, code.ExitRefused, string(code.ListenerContested))
 			// The owner is named, so that somebody can do something about it.
 			if got := decode[receipt.Receipt](t, r.Stdout); !strings.Contains(got.Message, "testworkload") {
@@ -242,7 +253,8 @@ func TestALeftoverOfTheOldGatewayDoesNotKeepThePort(t *testing.T) {
 	}
 	r := c.restart()
 	checkReceipt(t, r, before, c.ask())
-	if _, err := os.Stat(fmt.Sprintf("/proc/%d", children[0])); err == nil {
+	// The container's init has become its parent, and need not reap it.
+	if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", children[0])); err == nil && !strings.Contains(string(data), "\nState:\tZ") {
 		t.Errorf("the old gateway's child, PID %d, still runs", children[0])
 	}
 }

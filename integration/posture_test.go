@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,7 +55,7 @@ func TestAContainerWhoseWorkloadCouldReachTheGatewayIsRefused(t *testing.T) {
 		},
 		{
 			name: "the PID namespace is the host's",
-			o:    options{flags: []string{"--with-ns", "pid:/proc/1/ns/pid"}},
+			o:    options{flags: []string{"--with-ns", fmt.Sprintf("pid:/proc/%d/ns/pid", os.Getpid())}},
 			want: []string{"PID namespace", "--with-ns", "--pid", "hostPID", "workload-host-pid"},
 		},
 		{
@@ -91,8 +92,11 @@ func TestAContainerWhoseWorkloadCouldReachTheGatewayIsRefused(t *testing.T) {
 }
 
 func TestWhatTheProfileAllowsIsAcceptedAndRecorded(t *testing.T) {
-	allow := "[posture]\nallow = [\"workload-new-privileges\"]\n"
-	c := run(t, options{profile: &harness.Profile{More: allow}, flags: append(dropFlags(), "--allow-new-privs")})
+	const allow = "[posture]\nallow = [\"workload-new-privileges\"]\n"
+	// A workload that may become root owns what root owns in the image, so the binary comes from the host.
+	profile := mountedGateway(gatewayDir(t))
+	profile.More += allow
+	c := run(t, options{profile: profile, flags: append(dropFlags(), "--allow-new-privs")})
 	if got := c.restart().PostureAllows; !slices.Equal(got, []string{"workload-new-privileges"}) {
 		t.Errorf("the receipt's posture_allows are %v", got)
 	}
@@ -101,6 +105,13 @@ func TestWhatTheProfileAllowsIsAcceptedAndRecorded(t *testing.T) {
 	if got := c.restart().PostureAllows; len(got) != 0 {
 		t.Errorf("the receipt's posture_allows are %v, and the workload has none of it", got)
 	}
+}
+
+func TestARootWorkloadsImageIsNotTrustedWithTheGatewaysBinary(t *testing.T) {
+	_, r := tryRun(t, options{user: "0", flags: dropFlags(), profile: &harness.Profile{}})
+	refused(t, r, 1, string(code.UntrustedBinary))
+	c := run(t, options{user: "0", flags: dropFlags(), profile: mountedGateway(gatewayDir(t))})
+	c.ask()
 }
 
 func TestAWorkloadThatIsNotRootMayHaveCapabilitiesInItsBoundingSet(t *testing.T) {

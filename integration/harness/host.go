@@ -259,7 +259,7 @@ func (h *Host) DaemonLog() string {
 	if err != nil {
 		return err.Error()
 	}
-	const most = 16 << 10
+	const most = 4 << 10
 	return string(data[max(0, len(data)-most):])
 }
 

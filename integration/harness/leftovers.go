@@ -2,6 +2,8 @@ package harness
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -97,6 +99,13 @@ func readProcess(pid int) (Process, bool) {
 		}
 	}
 	return p, true
+}
+
+// ShimSocket is where containerd 2's shims listen for the container, or group of containers, id
+// (containerd, pkg/shim.SocketAddress).
+func (h *Host) ShimSocket(id string) string {
+	sum := sha256.Sum256([]byte(filepath.Join(h.Address, h.Namespace, id)))
+	return filepath.Join("/run/containerd/s", hex.EncodeToString(sum[:]))
 }
 
 // Mounts lists the mount points below the host's directory in this mount namespace.

@@ -19,7 +19,7 @@ type progress struct {
 	current code.Stage // begun and not ended; empty: none
 	text    string
 	begun   float64 // milliseconds since the action was asked for, by the warden's clock: messages arrive in bunches
-	stopped bool // the old gateway has been signalled: the stop stage or a later one began
+	stopped bool    // the old gateway has been signalled: the stop stage or a later one began
 }
 
 // note keeps what m says without printing.

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -76,7 +77,8 @@ func run() error {
 	}
 	if *child {
 		signal.Ignore(syscall.SIGTERM)
-		select {}
+		time.Sleep(time.Hour)
+		return nil
 	}
 	return o.serve()
 }
@@ -169,7 +171,7 @@ func (o *options) bind(address string) (net.Listener, error) {
 			return errors.Join(err, set)
 		}
 	}
-	return config.Listen(nil, "tcp", address)
+	return config.Listen(context.Background(), "tcp", address)
 }
 
 func (o *options) handler() http.Handler {

@@ -264,7 +264,7 @@ func bindOnce(address string, reuse bool) error {
 	return unix.Close(fd)
 }
 
-// bind makes a listening socket by bare system calls, so that the errno is the kernel's and no option is set for us.
+// bind makes a listening socket by bare system calls, so that the errno is the kernel's.
 func bind(address string, reuse bool) (int, error) {
 	a, err := net.ResolveTCPAddr("tcp4", address)
 	if err != nil {
@@ -276,7 +276,9 @@ func bind(address string, reuse bool) (int, error) {
 	}
 	sa := &unix.SockaddrInet4{Port: a.Port}
 	copy(sa.Addr[:], a.IP.To4())
-	if reuse {
+	// As any server does, so that connections that have just ended do not count.
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err == nil && reuse {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	}
 	if err == nil {
