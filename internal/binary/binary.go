@@ -159,8 +159,9 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 			return refuse(name, "cannot stat its filesystem: %w", err)
 		}
 		if fs.Flags&unix.ST_RDONLY == 0 {
-			return refuse(name, "the workload runs as UID 0, which owns it, and it does not lie on a read-only mount: "+
-				"run the workload as another user, make the root filesystem read-only, or deliver the program by a [[mount]]")
+			return refuse(name, "the workload runs as UID 0 or may become it (noNewPrivileges is off), so it owns the file, which does not lie on a "+
+				"read-only mount: run the workload as another user with noNewPrivileges, make the root filesystem read-only, or deliver "+
+				"the program by a [[mount]]")
 		}
 	}
 	return nil

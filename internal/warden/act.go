@@ -92,6 +92,7 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 		// The action stands: a full disk must not keep a gateway down.
 		w.log.Error("cannot record the receipt", "receipt", r.ID, "err", err)
 	}
+	w.tidy.Reset(tidyDelay)
 	w.publish()
 }
 

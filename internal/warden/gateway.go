@@ -146,6 +146,7 @@ func (w *Warden) standbyJoined(j joined) {
 	}
 	w.standbyLag = 0
 	w.standby = j.standby
+	w.tidy.Reset(tidyDelay)
 	w.status.Standby.PID = j.standby.proc.PID()
 	w.publish()
 }

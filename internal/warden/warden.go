@@ -46,6 +46,8 @@ const (
 	joinTimeout = 20 * time.Second
 	// queueLength bounds the requests that wait for their turn; the next one is told "busy".
 	queueLength = 16
+	// tidyDelay is how long after an action its memory is given back.
+	tidyDelay = time.Second
 )
 
 // logLimits bound the gateway's log on the host: at most 4 × 8 MiB per container.
@@ -96,6 +98,7 @@ type Warden struct {
 	lostAt     time.Time
 	retry      *time.Timer
 	standbyTry *time.Timer
+	tidy       *time.Timer // runs out some time after the last action
 	standbyLag time.Duration
 }
 
@@ -148,7 +151,7 @@ func open(dir, version string) (w *Warden, err error) {
 		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
 		first: firstStart{done: make(chan struct{})}, ended: make(chan struct{}),
-		retry: stoppedTimer(), standbyTry: stoppedTimer(),
+		retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
 	}
 	defer func() {
 		if err != nil {
@@ -282,6 +285,9 @@ func (w *Warden) run() {
 			w.standbyJoined(j)
 		case <-w.standby.done():
 			w.standbyExited()
+		case <-w.tidy.C:
+			// A warden lives long and does little: what an action needed is not kept for the next one.
+			giveBack()
 		case <-w.standbyTry.C:
 			w.spawnStandby(identityOf(w.profile))
 		}
