@@ -183,8 +183,12 @@ func (w *Warden) becomesHealthy(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, recoverGrace)
 	defer cancel()
 	for {
-		if h := w.report(ctx).Healthy; h != nil && *h {
+		rep := w.report(ctx)
+		switch {
+		case rep.Healthy != nil && *rep.Healthy:
 			return true
+		case rep.Code == code.Paused:
+			return false // no grace changes that; the action that follows refuses
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
