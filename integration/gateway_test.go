@@ -131,6 +131,17 @@ func TestARestartWhoseSuccessorIsNotHealthyFailsLoudlyAndCanBeRepeated(t *testin
 	c.ask()
 }
 
+// While the next start is only planned, a refused restart must not put it off: it would make an outage of a typing error.
+func TestARefusedRestartDoesNotStopThePolicysNextStart(t *testing.T) {
+	p := &harness.Profile{Restart: "backoff = { initial = \"700ms\", max = \"1s\" }"}
+	c := run(t, options{profile: p})
+	killProcess(t, c.status().PID)
+	c.waitFor("the next start is planned", func(s receipt.Status) bool { return s.State == receipt.Backoff })
+	writeProfile(t, c.id, p.TOML()+"\n[nonsense]\n")
+	refused(t, c.tryRestart(), code.ExitRefused, string(code.InvalidProfile))
+	c.waitFor("the policy's start came", func(s receipt.Status) bool { return s.State == receipt.Running && s.Restarts.Unasked == 1 })
+}
+
 func TestARefusedRestartCausesNoOutage(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -20,7 +20,7 @@ func (w *Warden) start(kind receipt.Action) {
 	defer cancel()
 	r := w.act(ctx, &action{kind: kind, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now()})
 	w.first.set(r, p.Start.FailContainer)
-	w.settled(r)
+	w.settled(r, false)
 }
 
 // firstStandbyDelay keeps the making of the second launcher out of the way of the workload's own start.
@@ -28,7 +28,7 @@ const firstStandbyDelay = 100 * time.Millisecond
 
 // settled decides what follows an action: nothing after a success, else the policy's next try or the state "failed".
 // It is also the moment to make the next standby, off every action's path.
-func (w *Warden) settled(r *receipt.Receipt) {
+func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 	defer func() {
 		switch {
 		case w.alive.Err() != nil:
@@ -39,8 +39,11 @@ func (w *Warden) settled(r *receipt.Receipt) {
 		}
 	}()
 	switch {
-	case r.Outcome == receipt.Replaced || r.Outcome == receipt.AlreadyRunning || w.alive.Err() != nil:
+	case r.Outcome == receipt.Replaced || w.alive.Err() != nil:
 		w.retry.Stop()
+		return
+	case asked && r.Outcome == receipt.Refused:
+		// Nothing was touched: what was planned still is, and it uses the profile that worked.
 		return
 	case w.gateway != nil:
 		// Refused with the old one serving; or the old one does not end, and nothing is done to it after the deadline. It

@@ -165,13 +165,13 @@ func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.R
 	}
 	if r.Verb == control.Recover && w.becomesHealthy(ctx) {
 		rec := w.record(a, receipt.AlreadyRunning, nil)
-		w.settled(rec)
 		return rec
 	}
-	w.retry.Stop()
-	w.exits, w.backoff = nil, 0
 	rec := w.act(ctx, a)
-	w.settled(rec)
+	if rec.Outcome != receipt.Refused {
+		w.exits, w.backoff = nil, 0 // an operator's restart overrides whatever was before it
+	}
+	w.settled(rec, true)
 	return rec
 }
 
