@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/lookup"
 )
 
 // maxSize bounds what is hashed for a pin, in bytes.
@@ -86,29 +87,19 @@ func refuse(name, format string, args ...any) *code.Error {
 }
 
 func open(root *os.File, name string, rootWorkload bool) (*Program, error) {
-	fd, err := beneath(root, name, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	f, err := lookup.Open(int(root.Fd()), name, lookup.InRoot, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return nil, refuse(name, "there is no such file; gateway.command[0] is a path in the container's image or in a [[mount]]")
 	case err != nil:
 		return nil, refuse(name, "cannot open it: %w", err)
 	}
-	p := &Program{File: os.NewFile(uintptr(fd), name)}
+	p := &Program{File: f}
 	if err := p.check(root, name, rootWorkload); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
-}
-
-func beneath(root *os.File, name string, resolve uint64) (int, error) {
-	for {
-		fd, err := unix.Openat2(int(root.Fd()), name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve})
-		// A rename somewhere during the walk; openat2(2) asks to try again.
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
 }
 
 func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
@@ -145,10 +136,10 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 	}
 	// The walk above went by path. That it met the same file makes it the same path.
 	var again unix.Stat_t
-	fd, err := beneath(root, resolved, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
+	f, err := lookup.Open(int(root.Fd()), resolved, lookup.InRootWithoutLinks, 0)
 	if err == nil {
-		err = unix.Fstat(fd, &again)
-		unix.Close(fd)
+		err = unix.Fstat(int(f.Fd()), &again)
+		f.Close()
 	}
 	if err != nil || again.Dev != st.Dev || again.Ino != st.Ino {
 		return refuse(name, "it was replaced while it was being checked")
@@ -168,13 +159,13 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 }
 
 func checkDir(root *os.File, dir string) error {
-	fd, err := beneath(root, dir, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_SYMLINKS)
+	f, err := lookup.Open(int(root.Fd()), dir, lookup.InRootWithoutLinks, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open the directory %s above it: %w", dir, err)
 	}
-	defer unix.Close(fd)
+	defer f.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return fmt.Errorf("cannot stat the directory %s above it: %w", dir, err)
 	}
 	if st.Uid != 0 {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/lookup"
 	"github.com/gatewarden/gatewarden/internal/posture"
 )
 
@@ -38,7 +39,7 @@ func (i *installation) checkProgram() (posture.Result, error) {
 	}
 	defer host.Close()
 	// The container's init has not pivoted yet: its root is the host's, in its own mount namespace.
-	root, err := openIn(host, i.record.Rootfs, unix.O_PATH|unix.O_DIRECTORY)
+	root, err := lookup.Open(int(host.Fd()), i.record.Rootfs, lookup.InRoot, unix.O_DIRECTORY)
 	if err != nil {
 		return posture.Result{}, fmt.Errorf("cannot open the container's root filesystem: %w", err)
 	}
@@ -88,7 +89,7 @@ func (s *programSearch) visit(file string, depth int) error {
 	if s.left--; s.left < 0 {
 		return fmt.Errorf("more than %d files to look at", maxCandidates)
 	}
-	f, err := openIn(s.root, file, unix.O_PATH)
+	f, err := lookup.Open(int(s.root.Fd()), file, lookup.InRoot, 0)
 	if err != nil {
 		// What cannot be found cannot be run either. Links that lead nowhere or through /proc are that too.
 		for _, e := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EACCES, unix.ENAMETOOLONG} {
@@ -165,20 +166,4 @@ func interpreterOf(file string) string {
 		return ""
 	}
 	return words[0]
-}
-
-// openIn opens name as a process whose root is dir would, but follows no magic links of /proc.
-func openIn(dir *os.File, name string, flags uint64) (*os.File, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	for range 128 { // EAGAIN: a rename raced with the lookup of ".." (openat2(2))
-		fd, err := unix.Openat2(int(dir.Fd()), name, &how)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "openat2", Path: name, Err: err}
-		}
-		return os.NewFile(uintptr(fd), name), nil
-	}
-	return nil, &os.PathError{Op: "openat2", Path: name, Err: unix.EAGAIN}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/lookup"
 	"github.com/gatewarden/gatewarden/internal/process"
 )
 
@@ -77,9 +78,14 @@ func Place(init *process.Process, rootfs string, sources []Source, opt Options) 
 		return nil, err
 	}
 	defer ns.Close()
+	root, err := openRootfs(init, rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the container's root filesystem: %w", err)
+	}
+	defer root.Close()
 
 	err = inNamespace(ns, func(self *os.File) error {
-		p, err := newPlacer(self, rootfs, opt)
+		p, err := newPlacer(self, root, opt)
 		if err != nil {
 			return err
 		}
@@ -98,6 +104,17 @@ func Place(init *process.Process, rootfs string, sources []Source, opt Options) 
 		return nil, err
 	}
 	return placed, nil
+}
+
+// openRootfs opens the container's root filesystem as its init, which has not pivoted yet, sees it: below the runtime's own
+// root, which need not be that of its mount namespace.
+func openRootfs(init *process.Process, rootfs string) (*os.File, error) {
+	host, err := init.OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	return lookup.Open(int(host.Fd()), rootfs, lookup.InRoot, unix.O_DIRECTORY|unix.O_NOFOLLOW)
 }
 
 // clone makes a detached mount of s.File with its final attributes: nothing in the container ever sees it with others.
@@ -191,12 +208,8 @@ type placer struct {
 	held     []*os.File
 }
 
-func newPlacer(self *os.File, rootfs string, opt Options) (*placer, error) {
-	root, err := openat(unix.AT_FDCWD, rootfs, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the container's root filesystem: %w", err)
-	}
-	p := &placer{self: self, root: root, opt: opt, held: []*os.File{root}}
+func newPlacer(self, root *os.File, opt Options) (*placer, error) {
+	p := &placer{self: self, root: root, opt: opt}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(self.Fd()), "fd/"+strconv.Itoa(int(root.Fd())), buf)
 	if err != nil {
@@ -519,23 +532,7 @@ func checkFilesystem(f *os.File, at string) error {
 
 // openBelow opens name below dir, following no links and never leaving dir. Of a link in last place it gives the link.
 func openBelow(dir *os.File, name string) (*os.File, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
-	}
-	// EAGAIN: a rename anywhere on the system raced with the lookup (openat2(2)). A bound keeps a swapper from holding
-	// us up; one component at a time, as Place asks, cannot give it at all.
-	for range 128 {
-		fd, err := unix.Openat2(int(dir.Fd()), name, &how)
-		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, syscallError("openat2", "5.6", err)
-		}
-		return os.NewFile(uintptr(fd), name), nil
-	}
-	return nil, os.NewSyscallError("openat2", unix.EAGAIN)
+	return lookup.Open(int(dir.Fd()), name, lookup.BeneathWithoutLinks, unix.O_NOFOLLOW)
 }
 
 func openat(dir int, name string, flags int) (*os.File, error) {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/lookup"
 	"github.com/gatewarden/gatewarden/internal/netns"
 	"github.com/gatewarden/gatewarden/internal/profile"
 )
@@ -149,18 +150,18 @@ func dial(ctx context.Context, ns *os.File, root int, a profile.Address) (net.Co
 //
 // A non-blocking connect to a unix socket never waits: it succeeds or, with a full queue, fails with EAGAIN (unix(7)).
 func dialUnix(root int, path string) (net.Conn, error) {
-	node, err := openInRoot(root, path)
+	node, err := lookup.Open(root, path, lookup.InRoot, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot look up unix socket %q in the container: %w", path, err)
 	}
-	defer unix.Close(node)
+	defer node.Close()
 	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, os.NewSyscallError("socket", err))
 	}
 	f := os.NewFile(uintptr(s), path)
 	defer f.Close() // FileConn duplicates it
-	err = unix.Connect(s, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", node)})
+	err = unix.Connect(s, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", node.Fd())})
 	if errors.Is(err, unix.EAGAIN) {
 		return nil, answerError(fmt.Sprintf("the queue of unix socket %q is full: its owner accepts no connections", path))
 	}
@@ -168,22 +169,4 @@ func dialUnix(root int, path string) (net.Conn, error) {
 		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, os.NewSyscallError("connect", err))
 	}
 	return net.FileConn(f)
-}
-
-// openAttempts bounds the retries of a lookup that openat2 could not complete safely because something was renamed
-// meanwhile (EAGAIN, openat2(2)).
-const openAttempts = 16
-
-func openInRoot(root int, path string) (int, error) {
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	for attempt := 1; ; attempt++ {
-		fd, err := unix.Openat2(root, path, &how)
-		if attempt < openAttempts && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)) {
-			continue
-		}
-		return fd, os.NewSyscallError("openat2", err)
-	}
 }

@@ -178,7 +178,7 @@ func open(dir, version string) (w *Warden, err error) {
 	if w.init.Start() != rec.InitStart {
 		return nil, fmt.Errorf("process %d started at %d is not the container's init, which started at %d", rec.InitPID, w.init.Start(), rec.InitStart)
 	}
-	// Both are asked for now: of a dead init the kernel would tell the root cgroup, and no namespace at all.
+	// Both are asked while it lives: of a dead init the kernel would tell the root cgroup, and no namespace at all.
 	if w.pidns, err = w.init.PIDNamespace(); err != nil {
 		return nil, err
 	}
