@@ -230,7 +230,7 @@ func TestARestartWithItsOwnTimeoutEndsWithTheDeadlinesStatus(t *testing.T) {
 	if took := time.Since(begin); took > 2*time.Second {
 		t.Errorf("the answer came after %v", took)
 	}
-	if r.Status != code.ExitDeadline && r.Status != code.ExitFailed || !strings.Contains(r.Stdout+r.Stderr, string(code.Deadline)) {
+	if r.Status != code.ExitDeadline || !strings.Contains(r.Stdout+r.Stderr, string(code.Deadline)) {
 		t.Errorf("the passed deadline is not told:\n%v", r)
 	}
 	c.waitFor("a gateway runs again", func(s receipt.Status) bool { return s.State == receipt.Running })

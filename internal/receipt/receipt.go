@@ -207,6 +207,9 @@ func (r *Receipt) Exit() int {
 	case Refused:
 		return RefusedExit(r.Code)
 	}
+	if r.Code == code.Deadline {
+		return code.ExitDeadline // the warden goes on by its policy: a repeat finds what became of it
+	}
 	return code.ExitFailed
 }
 

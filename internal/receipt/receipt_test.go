@@ -22,7 +22,7 @@ func TestTheExitStatusTellsWhatBecameOfTheOldGateway(t *testing.T) {
 		{Refused, code.Deadline, code.ExitDeadline},
 		{Refused, code.Busy, code.ExitDeadline},
 		{Refused, code.NotRunning, code.ExitNotManaged},
-		{Failed, code.Deadline, code.ExitFailed},
+		{Failed, code.Deadline, code.ExitDeadline},
 		{Failed, code.ProbeFailed, code.ExitFailed},
 	} {
 		if got := (&Receipt{Outcome: c.outcome, Code: c.code}).Exit(); got != c.want {

@@ -259,14 +259,14 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	})
 	r.Millis.Listen = millis(time.Since(began))
 	if err != nil {
-		return err
+		return late(ctx, err)
 	}
 	began = time.Now()
 	a.stage(code.StageProbe)
 	err = w.retrying(ready, g, func() error { return w.probed(ready, g, r, code.StageProbe) })
 	r.Millis.Probe = millis(time.Since(began))
 	if err != nil || p.Ready.Settle == 0 {
-		return err
+		return late(ctx, err)
 	}
 	a.stage(code.StageSettle)
 	settled := time.NewTimer(p.Ready.Settle)
@@ -281,7 +281,16 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	// A fresh bound: the settle time may be as long as ready.timeout.
 	once, cancel2 := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel2()
-	return w.probed(once, g, r, code.StageSettle)
+	return late(ctx, w.probed(once, g, r, code.StageSettle))
+}
+
+// late makes err the deadline's if it was the action's own deadline that ended the waiting, and not ready.timeout.
+func late(ctx context.Context, err error) error {
+	e, ok := errors.AsType[*code.Error](err)
+	if !ok || !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return err
+	}
+	return code.Errorf(code.Deadline, e.Stage, "the deadline passed: %w", err)
 }
 
 // probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
