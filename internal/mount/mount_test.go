@@ -80,10 +80,12 @@ func (c *container) mounts() string {
 	return read(c.t, fmt.Sprintf("/proc/%d/mountinfo", c.init.PID()))
 }
 
-// run runs a busybox command in the container's mount namespace, with rootfs as its directory.
+// run runs a busybox command in the container's mount namespace, with rootfs as its directory. It must not run anywhere
+// else: entering a mount namespace makes its root the process's, and if that is not the test's own root (in a chroot, say),
+// rootfs is not found there and the command would act on the host's "/".
 func (c *container) run(args ...string) (string, error) {
 	pid := fmt.Sprint(c.init.PID())
-	args = append([]string{"nsenter", "-t", pid, "-m", "/bin/busybox", "sh", "-c", `cd "$1"; shift; exec /bin/busybox "$@"`, "sh", c.rootfs}, args...)
+	args = append([]string{"nsenter", "-t", pid, "-m", "/bin/busybox", "sh", "-c", `cd "$1" && shift && exec /bin/busybox "$@"`, "sh", c.rootfs}, args...)
 	out, err := exec.Command("/bin/busybox", args...).CombinedOutput()
 	return string(out), err
 }
