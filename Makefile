@@ -44,17 +44,22 @@ LAUNCHER_FLAGS = -static -nostdlib -ffreestanding -fno-stack-protector -fno-buil
 	-fno-asynchronous-unwind-tables -fno-pie -no-pie -Wall -Wextra -Os -s -Wl,--build-id=none -Wl,-z,noseparate-code
 GOBUILD = $(GO) build -trimpath -buildvcs=false
 
-.PHONY: build launcher hook shim command
+.PHONY: build launcher compiler hook shim command
 build: launcher hook shim command ## bin/gatewarden-hook, bin/containerd-shim-gatewarden-v2 and bin/gatewarden
 
 launcher: $(LAUNCHER)
 
-$(LAUNCHER): internal/launch/launcher/launcher.c
+$(LAUNCHER): internal/launch/launcher/launcher.c | compiler
 	$(call say,compiling the launcher: $@)
 	@mkdir -p $(@D)
 	$(CC) $(LAUNCHER_FLAGS) -o $@ $<
 
-hook: launcher
+# The hook is static, so it needs a C compiler and libseccomp.a. Only a machine without them gets packages.
+compiler:
+	@command -v $(CC) >/dev/null && printf '#include <seccomp.h>\nint main(void) { return !seccomp_api_get(); }\n' | \
+		$(CC) -static -x c - -lseccomp -o /dev/null 2>/dev/null || $(MAKE) --no-print-directory deps
+
+hook: launcher compiler
 	$(call say,building $(BIN)/gatewarden-hook ($(GOARCH)$(comma) static))
 	CGO_ENABLED=1 GOARCH=$(GOARCH) CC="$(CC)" $(GOBUILD) -tags '$(HOOK_TAGS)' \
 		-ldflags '-s -w -linkmode external -extldflags "-static" $(STAMP)' -o $(BIN)/gatewarden-hook ./hook
