@@ -97,6 +97,24 @@ func TestAGatewayWithAWrongHealthStatusIsNotReady(t *testing.T) {
 	}
 }
 
+func TestAContainerWhoseStartFailedCanBeStartedOnceItsGatewayRuns(t *testing.T) {
+	dir := gatewayDir(t)
+	writeFile(t, dir+"/status", "500\n", 0o644)
+	p := mountedGateway(dir)
+	p.Command = append(p.Command, "--status-file", "/opt/gateway/status")
+	p.Ready = "http = \"http://127.0.0.1:18789/health\"\ntimeout = \"500ms\""
+	c, r := tryRun(t, options{profile: p})
+	if r.Status == 0 || !strings.Contains(r.Stderr, string(code.ProbeFailed)) {
+		t.Fatalf("%v", r)
+	}
+	writeFile(t, dir+"/status", "200\n", 0o644)
+	c.waitFor("the policy's next start succeeded", func(s receipt.Status) bool { return s.State == receipt.Running })
+	if err := c.task().Start(host.Context(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	c.ask()
+}
+
 func TestAGatewayThatNeverBindsIsNotReady(t *testing.T) {
 	_, r := tryRun(t, options{profile: &harness.Profile{
 		Args:  []string{"--never-bind"},

@@ -286,7 +286,10 @@ func (w *Warden) await(ctx context.Context, send func(control.Message) error) {
 		return
 	}
 	m := control.Message{Receipt: w.first.r, Done: true}
-	if w.first.fail {
+	if now := w.snapshot.Load(); now.State == receipt.Running && now.Last != nil {
+		// The policy, or an operator, made good what failed at first: the container can be started now.
+		m.Receipt = now.Last
+	} else if w.first.fail {
 		m.Error = &code.Error{Code: w.first.r.Code, Stage: w.first.r.Stage, Retryable: w.first.r.Retryable, Message: w.first.r.Message}
 	}
 	send(m)
