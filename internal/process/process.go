@@ -149,6 +149,14 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return nil
 }
 
+// Kill sends SIGKILL to exactly this process. One that has exited already is no error: it is as dead as it was to be.
+func (p *Process) Kill() error {
+	if err := p.Signal(unix.SIGKILL); err != nil && !errors.Is(err, ErrGone) {
+		return err
+	}
+	return nil
+}
+
 // Done is closed when the process has exited (a zombie has). The runtime's poller waits: no thread, no timer.
 func (p *Process) Done() <-chan struct{} {
 	p.once.Do(func() {

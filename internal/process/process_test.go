@@ -107,6 +107,9 @@ func TestAZombieIsDeadAndItsSignalSaysSo(t *testing.T) {
 	if err := p.Signal(unix.SIGTERM); !errors.Is(err, ErrGone) {
 		t.Errorf("signal after the reap: %v, want ErrGone", err)
 	}
+	if err := p.Kill(); err != nil {
+		t.Errorf("kill after the reap: %v, want success", err)
+	}
 	if _, err := p.Stat(); !errors.Is(err, ErrGone) {
 		t.Errorf("stat after the reap: %v, want ErrGone", err)
 	}

@@ -277,7 +277,7 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 	cancel()
 	if err != nil && ctx.Err() == nil {
 		r.Old.Forced = true
-		if err := g.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+		if err := g.proc.Kill(); err != nil {
 			return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
 		}
 		wait, cancel := context.WithTimeout(ctx, killGrace)
@@ -304,7 +304,7 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 // abandon ends a gateway that was started and could not be proven.
 func (w *Warden) abandon(g *gateway) {
 	g.asked = true
-	if err := g.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+	if err := g.proc.Kill(); err != nil {
 		w.log.Error("cannot end the unproven gateway", "pid", g.info.PID, "err", err)
 	}
 	if !g.proc.AwaitFor(killGrace) {

@@ -26,7 +26,6 @@ type gateway struct {
 	proven  bool
 	took    time.Duration // from its start to its proof
 	exit    *process.Exit // once it has been reaped
-	uid     uint32
 	profile *profile.Profile
 }
 
@@ -59,7 +58,7 @@ func (s *standby) end(log *slog.Logger) {
 	}
 	unasked := s.proc.Exited()
 	s.gate.Close()
-	if err := s.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+	if err := s.proc.Kill(); err != nil {
 		log.Error("cannot end the standby", "pid", s.proc.PID(), "err", err)
 	}
 	if s.proc.AwaitFor(killGrace) {
@@ -108,7 +107,7 @@ func (w *Warden) spawnStandby(who identity) {
 }
 
 // park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for.
-func (w *Warden) park(ctx context.Context, who identity) (_ *standby, err error) {
+func (w *Warden) park(ctx context.Context, who identity) (*standby, error) {
 	gate, theirs, err := launch.NewGate()
 	if err != nil {
 		return nil, err
@@ -139,8 +138,7 @@ func (w *Warden) standbyJoined(j joined) {
 	w.joining = false
 	w.reapAdopted()
 	if j.err != nil {
-		w.standbyLag = min(max(2*w.standbyLag, 100*time.Millisecond), 30*time.Second)
-		w.standbyTry.Reset(w.standbyLag)
+		w.retryStandby()
 		w.log.Error("cannot make a standby", "err", j.err, "next_try_in", w.standbyLag)
 		return
 	}
@@ -154,6 +152,11 @@ func (w *Warden) standbyJoined(j joined) {
 // standbyExited replaces a standby that somebody ended.
 func (w *Warden) standbyExited() {
 	w.dropStandby()
+	w.retryStandby()
+}
+
+// retryStandby plans the next try to make a standby, later each time until one succeeds.
+func (w *Warden) retryStandby() {
 	w.standbyLag = min(max(2*w.standbyLag, 100*time.Millisecond), 30*time.Second)
 	w.standbyTry.Reset(w.standbyLag)
 }
@@ -212,7 +215,6 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	s.gate.Close()
 	w.standby, w.status.Standby.PID = nil, 0
 	if err != nil {
-		w.standbyLag = 0
 		s.end(w.log)
 		if f, ok := errors.AsType[*launch.Failure](err); ok {
 			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w%s", p.program.Path, f, hint(f))
@@ -222,7 +224,7 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		}
 		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w", p.program.Path, err)
 	}
-	return &gateway{proc: s.proc, info: info, since: time.Now(), uid: p.profile.Gateway.User, profile: p.profile}, nil
+	return &gateway{proc: s.proc, info: info, since: time.Now(), profile: p.profile}, nil
 }
 
 // hint says what an error of exec means for the operator, where its text does not.
@@ -263,8 +265,8 @@ func (w *Warden) endStrays(ctx context.Context) error {
 		}
 		for _, p := range strays {
 			w.log.Warn("ending a process that the gateway left behind", "pid", p.PID())
-			err := p.Signal(unix.SIGKILL)
-			if err == nil || errors.Is(err, process.ErrGone) {
+			err := p.Kill()
+			if err == nil {
 				wait, cancel := context.WithTimeout(ctx, killGrace)
 				err = p.Await(wait)
 				cancel()

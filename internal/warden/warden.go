@@ -315,7 +315,7 @@ func (w *Warden) cleanup() {
 	w.standby.end(w.log)
 	if w.gateway != nil {
 		w.gateway.asked = true
-		if err := w.gateway.proc.Signal(unix.SIGKILL); err != nil && !errors.Is(err, process.ErrGone) {
+		if err := w.gateway.proc.Kill(); err != nil {
 			w.log.Error("cannot end the gateway", "err", err)
 		}
 		if w.gateway.proc.AwaitFor(killGrace) {

@@ -4,7 +4,7 @@
  * these back from the kernel and then sends the order; the launcher replaces itself with the gateway's binary. So nothing
  * of the gateway runs before its posture is proven, and its PID never changes after.
  *
- * It is freestanding: no libc, no heap, no environment, no files, two system calls before it parks. What it costs while it
+ * It is freestanding: no libc, no heap, no environment, no files, four system calls before it parks. What it costs while it
  * waits is a few pages, and there is nothing in it that the container could influence. It is run from a sealed memfd.
  *
  * Build: cc -static -nostdlib -ffreestanding -fno-stack-protector -fno-builtin -fno-asynchronous-unwind-tables -fno-pie -no-pie
@@ -14,8 +14,7 @@
  *
  * The order (see launch.go, which is the other side): a header of four 32-bit numbers in the machine's order (magic, bytes of the
  * body, number of arguments, number of environment strings) with the descriptor of the binary as ancillary data, then the
- * body: NUL-terminated strings, the working directory first, then arguments, then
- * environment. The answer is one record of three numbers (magic, step, errno), or the end of the file once exec succeeded.
+ * body: NUL-terminated strings, the working directory first, then arguments, then environment. The answer is one record of three numbers (magic, step, errno), or the end of the file once exec succeeded.
  */
 
 typedef unsigned int u32;
