@@ -110,10 +110,12 @@ toolchain: deps ## containerd, ctr, its shim and runc at pinned versions, in .ca
 	$(call tool,containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2,github.com/containerd/containerd/v2,$(CONTAINERD_VERSION),0,)
 	$(call tool,runc,github.com/opencontainers/runc,github.com/opencontainers/runc,$(RUNC_VERSION),1,seccomp)
 
-testbin: ## the test gateway, the test workload and the demo, in .cache/test
-	$(call say,building the test gateway$(comma) the test workload and the demo)
+testbin: launcher compiler ## the test programs, the demo and a hook with failpoints, in .cache/test
+	$(call say,building the test programs$(comma) the demo and a hook with failpoints)
 	@mkdir -p $(TESTBIN)
 	CGO_ENABLED=0 env -u GOARCH $(GOBUILD) -ldflags '-s -w' -o $(TESTBIN)/ ./integration/cmd/...
+	CGO_ENABLED=1 env -u GOARCH $(GOBUILD) -tags '$(HOOK_TAGS) failpoints' \
+		-ldflags '-s -w -linkmode external -extldflags "-static" $(STAMP)' -o $(TESTBIN)/gatewarden-hook-failpoints ./hook
 
 # ---- tests
 

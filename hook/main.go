@@ -49,6 +49,11 @@ func run(args []string) int {
 		if len(args) != 2 {
 			return usage()
 		}
+		// Whoever starts it: a hook of the container's, or a command that replaces a lost one.
+		if err := install.Harden(); err != nil {
+			fmt.Fprintln(os.Stderr, "gatewarden-hook warden:", err)
+			return 1
+		}
 		return warden.Main(args[1], version.Version)
 	case "join":
 		return join.Main()

@@ -4,10 +4,13 @@ package integration
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/gatewarden/gatewarden/integration/harness"
+	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -67,18 +70,42 @@ func TestSeveralContainersInOneShimHaveTheirOwnGateways(t *testing.T) {
 	}
 }
 
-func TestAWardenThatIsKilledIsToldAndTheContainerStillEnds(t *testing.T) {
-	c := run(t, options{profile: &harness.Profile{}})
-	killProcess(t, c.status().Warden.PID)
-	r := c.tryRestart()
-	if r.Status == 0 || !strings.Contains(r.Stdout+r.Stderr, "warden_lost") {
-		t.Errorf("the loss of the warden is not told:\n%v", r)
+func TestALostWardenThatCannotBeReplacedIsToldAndTheContainerStillEnds(t *testing.T) {
+	hook := filepath.Join(t.TempDir(), "gatewarden-hook")
+	program, err := os.ReadFile(host.Bin("gatewarden-hook"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	// The workload goes on, and the task API does not hang.
-	if r := c.exec("true"); r.Status != 0 {
+	writeFile(t, hook, string(program), 0o755)
+	useHook(t, hook)
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.status()
+	// Renamed over: the running warden's file is not touched.
+	writeFile(t, hook+".broken", "#!/bin/sh\nexit 1\n", 0o755)
+	rename(t, hook, hook+".good")
+	rename(t, hook+".broken", hook)
+	killProcess(t, before.Warden.PID)
+	r := c.tryRestart()
+	refused(t, r, code.ExitRefused, string(code.WardenLost))
+	if !strings.Contains(r.Stdout+r.Stderr, hook) {
+		t.Errorf("the message does not name the program:\n%v", r)
+	}
+	// Workload and gateway go on, and the task API does not hang.
+	if r := c.get("/"); r.Status != 0 {
 		t.Errorf("%v", r)
 	}
 	if r := c.ctr("task", "ps", c.id); r.Status != 0 {
 		t.Errorf("%v", r)
+	}
+	rename(t, hook+".good", hook)
+	if after := c.restart(); after.Old.PID != before.PID {
+		t.Errorf("the restart ended process %d, not %d", after.Old.PID, before.PID)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
 	}
 }

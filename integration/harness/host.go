@@ -90,7 +90,7 @@ func Start(ctx context.Context, namespace string) (_ *Host, err error) {
 	for _, tool := range []string{
 		h.tool("containerd"), h.tool("ctr"), h.tool("containerd-shim-runc-v2"), h.tool("runc"),
 		h.Bin("gatewarden-hook"), h.Bin("containerd-shim-gatewarden-v2"), h.Bin("gatewarden"),
-		h.testProgram("testgateway"), h.testProgram("testworkload"),
+		h.testProgram("testgateway"), h.testProgram("testworkload"), h.FailpointsHook(),
 	} {
 		if _, err := os.Stat(tool); err != nil {
 			return nil, fmt.Errorf("%w: run make toolchain build testbin", err)
@@ -186,8 +186,7 @@ func (h *Host) makeFiles() error {
 			return err
 		}
 	}
-	settings := fmt.Sprintf(gatewardenConfig, h.ProfileDir, h.RunDir, h.StateDir, h.LogDir, h.Bin("gatewarden-hook"))
-	if err := os.WriteFile(h.ConfigFile, []byte(settings), 0o644); err != nil {
+	if err := h.UseHook(h.Bin("gatewarden-hook")); err != nil {
 		return err
 	}
 	root := filepath.Join(h.Dir, "containerd")
@@ -210,6 +209,15 @@ func (h *Host) makeFiles() error {
 	h.daemonLog = log
 	return nil
 }
+
+// UseHook makes path the hook of the containers that are created from now on.
+func (h *Host) UseHook(path string) error {
+	settings := fmt.Sprintf(gatewardenConfig, h.ProfileDir, h.RunDir, h.StateDir, h.LogDir, path)
+	return os.WriteFile(h.ConfigFile, []byte(settings), 0o644)
+}
+
+// FailpointsHook is the hook's program built with failpoints.
+func (h *Host) FailpointsHook() string { return h.testProgram("gatewarden-hook-failpoints") }
 
 // environment is that of containerd, and so of its shims.
 func (h *Host) environment() []string {

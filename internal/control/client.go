@@ -90,9 +90,38 @@ func dial(ctx context.Context, dir string) (net.Conn, error) {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return nil, &fs.PathError{Op: "connect to the warden's socket in", Path: dir, Err: unix.EACCES}
 	case err != nil:
-		return nil, lost(ctx, dir, err)
+		return nil, lost(ctx, dir, unreached{err})
 	}
 	return conn, nil
+}
+
+// unreached is a failure to connect: the request was never sent.
+type unreached struct{ error }
+
+func (e unreached) Unwrap() error { return e.error }
+
+// Unsent tells whether an error of Call with warden_lost says that the request never reached a warden.
+func Unsent(err error) bool {
+	_, ok := errors.AsType[unreached](err)
+	return ok
+}
+
+// Reach waits until a warden listens in dir, or ctx ends.
+func Reach(ctx context.Context, dir string) error {
+	for {
+		conn, err := dial(ctx, dir)
+		if err == nil {
+			return conn.Close()
+		}
+		if !Unsent(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func lost(ctx context.Context, dir string, err error) error {
@@ -100,10 +129,14 @@ func lost(ctx context.Context, dir string, err error) error {
 		return code.Errorf(code.Deadline, code.StageQueue, "no answer from the warden at %s in time: %w", dir, context.Cause(ctx))
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err // its address is a descriptor's number
-		if sys, ok := errors.AsType[*os.SyscallError](err); ok {
-			err = sys.Err
+		cause := op.Err // its address is a descriptor's number
+		if sys, ok := errors.AsType[*os.SyscallError](cause); ok {
+			cause = sys.Err
 		}
+		if Unsent(err) {
+			cause = unreached{cause}
+		}
+		err = cause
 	}
 	if errors.Is(err, io.EOF) {
 		err = errors.New("it closed the connection")

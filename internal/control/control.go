@@ -27,6 +27,7 @@ const (
 	Probe   Verb = "probe"   // → Message.Report
 	Signal  Verb = "signal"  // deliver Request.Signal to exactly the tracked process, no restart
 	Await   Verb = "await"   // wait until the first start has an outcome → Message.Receipt, or Error if it failed for good
+	Leave   Verb = "leave"   // end without touching the gateway, for a successor; answered before the end
 	Watch   Verb = "watch"   // stream of Message.Event until the client hangs up; the first tells the present state
 )
 

@@ -36,6 +36,10 @@ func Listen(dir string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("cannot open the run directory %s: %w", dir, err)
 	}
 	defer unix.Close(fd)
+	// A warden that was lost leaves its socket. Nobody listens on it: the caller holds the container's lock.
+	if err := unix.Unlinkat(fd, SocketName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("cannot remove the old control socket in %s: %w", dir, err)
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(fd) + "/" + SocketName})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the control socket in %s: %w", dir, err)
@@ -137,7 +141,7 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("protocol version %d is not spoken here, only %d: client and warden differ in age", req.Version, Version)
 	}
 	switch req.Verb {
-	case Status, Restart, Recover, Probe, Signal, Await, Watch:
+	case Status, Restart, Recover, Probe, Signal, Await, Watch, Leave:
 	default:
 		return Request{}, fmt.Errorf("unknown verb %q", req.Verb)
 	}

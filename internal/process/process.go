@@ -197,13 +197,18 @@ func readable(fd int) bool {
 
 // Exit is how a process ended.
 type Exit struct {
-	Code   int         // exit status; -1 when a signal ended it
-	Signal unix.Signal // 0 when it exited by itself
+	Code    int         // exit status; -1 when a signal ended it, or when it is not known
+	Signal  unix.Signal // 0 when it exited by itself
+	Unknown bool        // its parent collected the status, and this kernel does not tell others
 }
 
 // Status gives 128+signal for a process that a signal ended, as shells and containerd do, else the exit status.
+// One that is not known is 255, containerd's word for it.
 func (e Exit) Status() int {
-	if e.Signal != 0 {
+	switch {
+	case e.Unknown:
+		return 255
+	case e.Signal != 0:
 		return 128 + int(e.Signal)
 	}
 	return e.Code
@@ -218,6 +223,9 @@ func (e Exit) SignalName() string {
 }
 
 func (e Exit) String() string {
+	if e.Unknown {
+		return "exit status unknown"
+	}
 	if e.Signal != 0 {
 		return "killed by " + e.SignalName()
 	}
@@ -249,6 +257,52 @@ func (p *Process) Reap() (Exit, error) {
 		return Exit{}, fmt.Errorf("cannot collect the exit status of process %d: %w", p.pid, unix.EAGAIN)
 	}
 	return info.exit(), nil
+}
+
+// How the death of a process is known (receipt.Old).
+const (
+	ByWaitid = "waitid" // the kernel handed its exit status to the caller, its parent
+	ByPidfd  = "pidfd"  // its pidfd became readable (pidfd_open(2)); somebody else was its parent
+)
+
+// exitPatience is how long Ending waits for the parent of a process to collect it. Until then the kernel does not tell
+// others how it ended.
+const exitPatience = 200 * time.Millisecond
+
+// Ending tells how an exited process ended, and how that is known. It collects a child of the caller's. Of another
+// process, one that was adopted, it asks the pidfd (PIDFD_INFO_EXIT, Linux 6.15); if that does not tell, the Exit is
+// Unknown, and only that the process is dead is proven. Before Done it fails with EAGAIN.
+func (p *Process) Ending() (Exit, string, error) {
+	exit, err := p.Reap()
+	if err == nil || !errors.Is(err, unix.ECHILD) {
+		return exit, ByWaitid, err
+	}
+	if !p.Exited() {
+		return Exit{}, "", fmt.Errorf("cannot tell how process %d ended: %w", p.pid, unix.EAGAIN)
+	}
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return Exit{}, "", err
+	}
+	for deadline := time.Now().Add(exitPatience); ; time.Sleep(2 * time.Millisecond) {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if cerr := raw.Control(func(fd uintptr) { err = unix.IoctlPidfdInfo(int(fd), &info) }); cerr != nil {
+			return Exit{}, "", cerr
+		}
+		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			return exitOf(unix.WaitStatus(info.Exit_code)), ByPidfd, nil
+		}
+		if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) || time.Now().After(deadline) {
+			return Exit{Code: -1, Unknown: true}, ByPidfd, nil
+		}
+	}
+}
+
+func exitOf(s unix.WaitStatus) Exit {
+	if s.Signaled() {
+		return Exit{Code: -1, Signal: s.Signal()}
+	}
+	return Exit{Code: s.ExitStatus()}
 }
 
 // ReapOther collects one exited child of the caller for which keep is false, and gives its number; 0 when there is none.

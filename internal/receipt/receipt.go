@@ -58,7 +58,7 @@ type Old struct {
 	ExitCode   int    `json:"exit_code"`   // -1 when a signal ended it
 	Signal     string `json:"signal"`      // "SIGTERM"; empty when it exited by itself
 	Forced     bool   `json:"forced"`      // SIGKILL was needed
-	DeathProof string `json:"death_proof"` // "waitid": the kernel handed its exit status to us, its parent
+	DeathProof string `json:"death_proof"` // "waitid": the kernel handed its exit status to us, its parent; "pidfd": it was adopted
 }
 
 // Capabilities holds the five sets of /proc/PID/status in lower-case hexadecimal without leading zeros.
@@ -129,6 +129,7 @@ type Receipt struct {
 	Gateway     string      `json:"gateway"` // the profile's name
 	Action      Action      `json:"action"`
 	Reason      string      `json:"reason"`
+	RequestID   string      `json:"request_id,omitempty"` // the client's own
 	RequestedBy RequestedBy `json:"requested_by"`
 	Outcome     Outcome     `json:"outcome"`
 	Code        code.Code   `json:"code"`

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/virtualexec"
 )
 
@@ -36,7 +37,7 @@ const exitGrace = time.Second
 func newContainer(namespace, id, bundle string, settings settings, events *publisher) *container {
 	c := &container{namespace: namespace, id: id, bundle: bundle, settings: settings, execs: map[string]*virtualexec.Process{}}
 	c.events = events.open(id, c.initExited)
-	c.gateway = newGateway(c.runDir(), c.events)
+	c.gateway = newGateway(c.runDir(), c.events, func() error { return install.Revive(settings.Hook, c.runDir(), 0) })
 	return c
 }
 

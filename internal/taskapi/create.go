@@ -2,9 +2,6 @@ package taskapi
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -13,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 	"github.com/gatewarden/gatewarden/oci"
 )
@@ -83,7 +81,7 @@ func (s *Service) createManaged(ctx context.Context, r *taskapi.CreateTaskReques
 
 // addHooks puts createRuntime and poststop hooks into the bundle's config.json.
 func addHooks(bundle, namespace string, settings settings) error {
-	hook, err := hookPath(settings.Hook)
+	hook, err := install.HookPath(settings.Hook)
 	if err != nil {
 		return err
 	}
@@ -96,27 +94,6 @@ func addHooks(bundle, namespace string, settings settings) error {
 		oci.AddHooks(spec, hook, args)
 		return nil
 	})
-}
-
-// hookPath is the hook's binary: where the settings say, or, in a tree that is not installed, beside the shim's own.
-func hookPath(configured string) (string, error) {
-	if isProgram(configured) {
-		return configured, nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	beside := filepath.Join(filepath.Dir(self), "gatewarden-hook")
-	if isProgram(beside) {
-		return beside, nil
-	}
-	return "", fmt.Errorf("no hook program at %s (the setting \"hook\"), nor at %s: install gatewarden-hook there", configured, beside)
-}
-
-func isProgram(path string) bool {
-	st, err := os.Stat(path)
-	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
 }
 
 // startInit starts the container's own process, once its gateway is ready if the profile asks for that.

@@ -2,6 +2,7 @@ package taskapi
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 	"github.com/gatewarden/gatewarden/internal/virtualexec"
@@ -26,6 +28,9 @@ const (
 	lastRetry  = 30 * time.Second
 )
 
+// revivePause is the least time between two wardens that the watch starts: one that dies at once is not started in a loop.
+const revivePause = 2 * time.Second
+
 // settleTimeout is how long an answer of the warden may be ahead of its watch stream.
 const settleTimeout = time.Second
 
@@ -37,7 +42,8 @@ const (
 
 // gateway is a container's gateway as its warden's watch stream tells it. What is asked of it is answered at once.
 type gateway struct {
-	dir    string // the container's run directory
+	dir    string       // the container's run directory
+	revive func() error // starts a warden in the place of one that was lost
 	events *lane
 	ctx    context.Context // of the watch
 	cancel context.CancelFunc
@@ -59,8 +65,8 @@ type process struct {
 	exits  int
 }
 
-func newGateway(dir string, events *lane) *gateway {
-	g := &gateway{dir: dir, events: events, poke: make(chan struct{}, 1), changed: make(chan struct{})}
+func newGateway(dir string, events *lane, revive func() error) *gateway {
+	g := &gateway{dir: dir, revive: revive, events: events, poke: make(chan struct{}, 1), changed: make(chan struct{})}
 	g.ctx, g.cancel = context.WithCancel(events.p.ctx)
 	return g
 }
@@ -69,6 +75,7 @@ func newGateway(dir string, events *lane) *gateway {
 func (g *gateway) watch() { go g.follow() }
 
 func (g *gateway) follow() {
+	var revived time.Time
 	for retry := firstRetry; ; {
 		first := true
 		_, err := control.Call(g.ctx, g.dir, control.Request{Verb: control.Watch, Via: "shim"}, func(m control.Message) {
@@ -86,6 +93,13 @@ func (g *gateway) follow() {
 			return
 		}
 		log.G(g.ctx).WithField("run_dir", g.dir).WithError(err).Debug("the watch of the gateway's warden ended")
+		if lost(err) && !g.isEnding() && time.Since(revived) > revivePause {
+			revived = time.Now()
+			if err := g.revive(); err == nil {
+				log.G(g.ctx).WithField("run_dir", g.dir).Warn("the gateway's warden was lost; a new one has been started")
+				continue
+			}
+		}
 		select {
 		case <-g.ctx.Done():
 			return
@@ -94,6 +108,13 @@ func (g *gateway) follow() {
 		}
 		retry = min(2*retry, lastRetry)
 	}
+}
+
+// lost tells whether an answer says that there is no warden any more, or that it has left: nobody answers while a
+// container lives means that one has to be started.
+func lost(err error) bool {
+	e, ok := errors.AsType[*code.Error](err)
+	return ok && e.Code == code.WardenLost
 }
 
 // observe takes an event of the warden; first marks the one that tells the state at the beginning of a stream.
@@ -254,6 +275,15 @@ func (g *gateway) kill(ctx context.Context, sig unix.Signal) error {
 		return classify(errdefs.ErrInvalidArgument, "gatewarden: signal %d has no meaning for a gateway: TERM, INT, QUIT, HUP and KILL restart it, USR1, USR2 and WINCH are delivered", int(sig))
 	}
 	m, err := control.Call(ctx, g.dir, req, nil)
+	if lost(err) && ctx.Err() == nil {
+		if err := g.revive(); err != nil {
+			return err
+		}
+		if !control.Unsent(err) && req.Verb == control.Restart {
+			req.Verb, req.Signal = control.Recover, "" // the successor finishes what was begun
+		}
+		m, err = control.Call(ctx, g.dir, req, nil)
+	}
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -71,6 +72,15 @@ func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation)
 			on = func(m control.Message) { p.note(m) }
 		}
 		m, err := in.act(ctx, t, req, on)
+		if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.WardenLost && ctx.Err() == nil {
+			again := req
+			if !control.Unsent(err) && p.stopped {
+				again.Verb, again.Signal = control.Recover, "" // the successor finishes what was begun
+			}
+			if err = install.Revive(in.Config.Hook, in.dir(t), 0); err == nil {
+				m, err = in.act(ctx, t, again, on)
+			}
+		}
 		if err != nil && m.Receipt == nil {
 			p.end(false, 0)
 			return in.failAction(ctx, t, v, p.stopped, code.From(err, code.StageQueue))
@@ -130,10 +140,10 @@ func (in *Invocation) failAction(ctx context.Context, t Target, v control.Verb, 
 	return exit
 }
 
-// nextWithoutWarden says what is left to do when nobody supervises t. A warden is never replaced: the next one would
-// have no proof of what it finds.
+// nextWithoutWarden says what is left to do when nobody supervises t.
 func (in *Invocation) nextWithoutWarden(t Target) {
-	in.next("read %s/%s/warden.log on the host; only a new container gets a new warden", in.Config.LogDir, t)
+	in.next("%s starts a new warden, which adopts the gateway if it is well; what became of the old one: %s/%s/warden.log on the host",
+		in.hint("recover", t), in.Config.LogDir, t)
 }
 
 // summary is the receipt in one line.

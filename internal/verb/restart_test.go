@@ -115,7 +115,7 @@ func TestAContainerWithoutWardenRefusesARestart(t *testing.T) {
 	h := newHost(t)
 	h.lose("default/web")
 	exit, stdout, stderr := h.run("restart", "--json", "web")
-	want(t, exit, code.ExitRefused, stderr, "(warden_lost)", "only a new container gets a new warden")
+	want(t, exit, code.ExitRefused, stderr, "(warden_lost)", "no hook program at", "gatewarden recover")
 	if e := oneObject[struct{ Error *code.Error }](t, stdout).Error; e == nil || e.Code != code.WardenLost {
 		t.Errorf("error %+v", e)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/binary"
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/mount"
@@ -31,6 +32,7 @@ type action struct {
 	asked   bool // a client asked; else the warden acts by its policy
 	first   unix.Signal
 	reason  string
+	request string // the client's own id of its request
 	by      receipt.RequestedBy
 	asof    time.Time // when it was asked for: the queue counts
 	notify  func(control.Message)
@@ -76,7 +78,7 @@ func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
 func (w *Warden) begin(a *action) *receipt.Receipt {
 	now := time.Now()
 	r := &receipt.Receipt{
-		Version: 1, ID: rand.Text(), Container: w.container, Gateway: w.rec.Profile, Action: a.kind, Reason: a.reason, RequestedBy: a.by,
+		Version: 1, ID: rand.Text(), Container: w.container, Gateway: w.rec.Profile, Action: a.kind, Reason: a.reason, RequestID: a.request, RequestedBy: a.by,
 		Outcome: receipt.Failed, Listeners: []receipt.Listener{}, PostureAllows: w.rec.PostureAllows, Time: now,
 	}
 	r.Millis.Queue = millis(now.Sub(a.asof))
@@ -88,6 +90,7 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 	r.Generation = w.status.Generation
 	r.Millis.Total = millis(time.Since(a.asof))
 	w.status.Last = r
+	failpoint.Hit(w.dir, "receipt")
 	if err := journal.Append(w.journal(), r); err != nil {
 		// The action stands: a full disk must not keep a gateway down.
 		w.log.Error("cannot record the receipt", "receipt", r.ID, "err", err)
@@ -97,6 +100,7 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 }
 
 func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) error {
+	failpoint.Hit(w.dir, "preflight")
 	a.stage(code.StagePreflight)
 	began := time.Now()
 	p, err := w.preflight(ctx, a)
@@ -119,6 +123,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 			return err
 		}
 	}
+	failpoint.Hit(w.dir, "stopped")
 	// From here on no gateway runs: a failure leaves the container without one until the policy's next start.
 	if err := w.absent(p.profile); err != nil {
 		return err
@@ -135,6 +140,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	r.New = &g.info
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	w.setState(receipt.Starting)
+	failpoint.Hit(w.dir, "launched")
 	if err := w.prove(ctx, g, r, a); err != nil {
 		w.abandon(g)
 		return err
@@ -144,6 +150,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	if !a.stopped.IsZero() {
 		r.Millis.Unavailable = millis(time.Since(a.stopped))
 	}
+	failpoint.Hit(w.dir, "proven")
 	r.Outcome = receipt.Replaced
 	r.Workload = w.untouched(before)
 	w.status.Generation++
@@ -266,11 +273,13 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 	g.asked = true // before the signal: the exit that follows is ours, whatever its status
 	w.setState(receipt.Stopping)
 	a.stopped = time.Now()
+	failpoint.Hit(w.dir, "intent")
 	if err := g.proc.Signal(sig); err != nil && !errors.Is(err, process.ErrGone) {
 		g.asked = false
 		w.setState(receipt.Running)
 		return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
 	}
+	failpoint.Hit(w.dir, "signalled")
 	r.Old = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime}
 	wait, cancel := context.WithTimeout(ctx, p.Timeout)
 	err := g.proc.Await(wait)
@@ -293,11 +302,12 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 			"process %d survived SIGKILL for %v; it is in state %q, and D means stuck in the kernel: no second gateway is started beside it",
 			g.info.PID, killGrace, stat.State)
 	}
-	exit, err := w.reaped()
+	failpoint.Hit(w.dir, "dead")
+	exit, proof, err := w.reaped()
 	if err != nil {
 		return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
 	}
-	r.Old.ExitCode, r.Old.Signal, r.Old.DeathProof = exit.Code, exit.SignalName(), "waitid"
+	r.Old.ExitCode, r.Old.Signal, r.Old.DeathProof = exit.Code, exit.SignalName(), proof
 	return w.endStrays(ctx)
 }
 
@@ -311,7 +321,7 @@ func (w *Warden) abandon(g *gateway) {
 		w.log.Error("the unproven gateway survives SIGKILL", "pid", g.info.PID)
 		return // its exit will be seen by run
 	}
-	if _, err := w.reaped(); err != nil {
+	if _, _, err := w.reaped(); err != nil {
 		w.log.Error("cannot reap the unproven gateway", "err", err)
 	}
 	if err := w.endStrays(w.alive); err != nil {
@@ -319,14 +329,12 @@ func (w *Warden) abandon(g *gateway) {
 	}
 }
 
-// reaped collects the exit status of the gateway, which has exited, and forgets it.
-func (w *Warden) reaped() (process.Exit, error) {
+// reaped collects the exit status of the gateway, which has exited, and forgets it. It tells how the death is known.
+func (w *Warden) reaped() (exit process.Exit, proof string, err error) {
 	g := w.gateway
-	var exit process.Exit
-	var err error
 	if g.exit != nil {
-		exit = *g.exit
-	} else if exit, err = g.proc.Reap(); err == nil {
+		exit, proof = *g.exit, g.proof
+	} else if exit, proof, err = g.proc.Ending(); err == nil {
 		w.sayExited(g, exit)
 	}
 	g.proc.Close()
@@ -336,7 +344,7 @@ func (w *Warden) reaped() (process.Exit, error) {
 	for _, p := range w.pumps {
 		p.Flush(20 * time.Millisecond)
 	}
-	return exit, err
+	return exit, proof, err
 }
 
 func (w *Warden) sayExited(g *gateway, exit process.Exit) {

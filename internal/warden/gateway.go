@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -26,6 +27,7 @@ type gateway struct {
 	proven  bool
 	took    time.Duration // from its start to its proof
 	exit    *process.Exit // once it has been reaped
+	proof   string        // of that exit
 	profile *profile.Profile
 }
 
@@ -211,6 +213,9 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Recorded before it can run: whoever comes after us has to recognise it.
+	w.remember(&info, p.profile)
+	failpoint.Hit(w.dir, "release")
 	err = s.gate.Release(ctx, launch.Order{Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: p.env})
 	s.gate.Close()
 	w.standby, w.status.Standby.PID = nil, 0

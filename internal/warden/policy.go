@@ -70,11 +70,11 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 // gatewayExited is called when the gateway has exited while no action was in progress.
 func (w *Warden) gatewayExited() {
 	g := w.gateway
-	exit, err := w.reaped()
+	exit, proof, err := w.reaped()
 	if err != nil {
 		w.log.Error("cannot reap the gateway", "pid", g.info.PID, "err", err)
 	}
-	w.lost, w.lostAt = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime, ExitCode: exit.Code, Signal: exit.SignalName(), DeathProof: "waitid"}, time.Now()
+	w.lost, w.lostAt = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime, ExitCode: exit.Code, Signal: exit.SignalName(), DeathProof: proof}, time.Now()
 	if err := w.endStrays(w.alive); err != nil && w.alive.Err() == nil {
 		w.log.Error("cannot clear up after the gateway", "err", err)
 	}
@@ -104,9 +104,9 @@ func (w *Warden) gatewayExited() {
 
 // decide gives the state that an unasked exit leads to.
 func decide(p profile.Restart, exit process.Exit) receipt.State {
-	clean := exit.Signal == 0 && exit.Code == 0
+	clean := exit.Signal == 0 && exit.Code == 0 // one that is not known is not clean
 	switch {
-	case exit.Signal == 0 && slices.Contains(p.FatalExitCodes, exit.Code):
+	case exit.Signal == 0 && !exit.Unknown && slices.Contains(p.FatalExitCodes, exit.Code):
 		return receipt.FailedSt
 	case p.Policy == profile.Always:
 		return receipt.Backoff

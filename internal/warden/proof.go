@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/listener"
 	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -263,6 +264,7 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	}
 	began = time.Now()
 	a.stage(code.StageProbe)
+	failpoint.Hit(w.dir, "probe")
 	err = w.retrying(ready, g, func() error { return w.probed(ready, g, r, code.StageProbe) })
 	r.Millis.Probe = millis(time.Since(began))
 	if err != nil || p.Ready.Settle == 0 {
@@ -362,12 +364,12 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 
 // diedEarly is the error for a gateway that exited before it was proven.
 func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
-	exit, err := g.proc.Reap()
+	exit, proof, err := g.proc.Ending()
 	if err != nil {
 		return code.Errorf(code.Internal, stage, "the gateway exited, and its status is lost: %w", err)
 	}
 	w.sayExited(g, exit)
-	g.exit = &exit
+	g.exit, g.proof = &exit, proof
 	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s)", exit)
 }
 

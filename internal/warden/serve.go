@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -109,6 +110,11 @@ func (w *Warden) queue(ctx context.Context, req control.Request, uid int, send f
 			case m := <-r.reply:
 				return m
 			default:
+			}
+			select {
+			case <-w.left:
+				return refuse(code.WardenLost, "its warden has just left its place to a successor; nothing was done")
+			default:
 				return refuse(code.NotRunning, "%w", errContainerGone)
 			}
 		}
@@ -127,6 +133,9 @@ func (w *Warden) serveRequest(r *request) {
 		r.reply <- w.signal(r)
 	case control.Restart, control.Recover:
 		r.reply <- w.restart(r)
+	case control.Leave:
+		w.leaving()
+		r.reply <- control.Message{Done: true}
 	default:
 		r.reply <- control.Message{Done: true, Error: code.Errorf(code.Internal, code.StageQueue, "verb %q is not carried out here", r.Verb)}
 	}
@@ -138,11 +147,12 @@ func (w *Warden) restart(r *request) control.Message {
 		return control.Message{Receipt: old, Done: true}
 	}
 	// The client's leaving does not end what has begun: only its deadline does, and the container's end.
+	failpoint.Hit(w.dir, "queue")
 	deadline, _ := r.ctx.Deadline()
 	ctx, cancel := context.WithDeadline(w.alive, deadline)
 	defer cancel()
 	a := &action{
-		kind: receipt.Action(r.Verb), asked: true, reason: r.Reason, by: receipt.RequestedBy{Via: r.Via, UID: r.uid}, asof: r.asof,
+		kind: receipt.Action(r.Verb), asked: true, reason: r.Reason, request: r.RequestID, by: receipt.RequestedBy{Via: r.Via, UID: r.uid}, asof: r.asof,
 		notify: func(m control.Message) {
 			select {
 			case r.notify <- m:

@@ -17,6 +17,7 @@ func (w *Warden) setState(s receipt.State) {
 		w.status.Code, w.status.Message = "", ""
 	}
 	w.publish()
+	w.remember(nil, w.profile)
 }
 
 // publish makes the present state visible to those who do not wait for run.

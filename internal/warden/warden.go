@@ -83,6 +83,9 @@ type Warden struct {
 	ended    chan struct{} // closed when run serves no request any more
 	watchers watchers
 	first    firstStart
+	memo     *memo         // what the warden before this one left; nil: there was none
+	leaving  func()        // closes left
+	left     chan struct{} // closed when the warden is to leave its place to a successor
 
 	// Owned by run.
 	alive      context.Context  // ends, with errContainerGone, when the container's init has exited
@@ -146,11 +149,12 @@ func open(dir, version string) (w *Warden, err error) {
 		return nil, err
 	}
 	stderr := &boundedLog{file: os.Stderr}
+	left := make(chan struct{})
 	w = &Warden{
 		version: version, dir: dir, rec: rec, container: rec.Container(), self: "/proc/self/exe",
 		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
-		first: firstStart{done: make(chan struct{})}, ended: make(chan struct{}),
+		first: firstStart{done: make(chan struct{})}, left: left, leaving: sync.OnceFunc(func() { close(left) }), ended: make(chan struct{}),
 		retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
 	}
 	defer func() {
@@ -158,7 +162,13 @@ func open(dir, version string) (w *Warden, err error) {
 			w.close()
 		}
 	}()
-	if w.profile, err = profile.Load(rec.Config.ProfileDir, rec.Profile); err != nil {
+	if w.memo, err = readMemo(dir); err != nil {
+		// Another version's, or torn: without it the gateway can't be told from a leftover of its, and is replaced.
+		w.log.Error("cannot read what the warden before this one left", "err", err)
+	}
+	if w.memo != nil {
+		w.profile = &w.memo.Profile
+	} else if w.profile, err = profile.Load(rec.Config.ProfileDir, rec.Profile); err != nil {
 		return nil, err
 	}
 	w.beforeWorkload = w.profile.Start.BeforeWorkload
@@ -268,11 +278,19 @@ func (w *Warden) run() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
-	w.spawnStandby(identityOf(w.profile))
-	w.start(receipt.Start)
+	if w.memo != nil {
+		w.adopt(w.memo)
+		w.memo = nil
+	} else {
+		w.spawnStandby(identityOf(w.profile))
+		w.start(receipt.Start)
+	}
 	for ctx.Err() == nil {
 		w.reapAdopted()
 		select {
+		case <-w.left:
+			w.leave()
+			return
 		case <-children: // for reapAdopted
 		case <-ctx.Done():
 		case r := <-w.requests:
@@ -294,6 +312,21 @@ func (w *Warden) run() {
 	}
 	close(w.ended)
 	w.cleanup()
+}
+
+// leave lets go of everything and touches nothing: the gateway goes on, and the successor finds it by the memo. The standby
+// ends with its control socket.
+func (w *Warden) leave() {
+	w.remember(nil, w.profile)
+	close(w.ended)
+	w.standby.end(w.log)
+	w.standby = nil
+	if w.joining {
+		j := <-w.joined
+		j.standby.end(w.log)
+	}
+	w.log.Info("left to a successor")
+	w.close()
 }
 
 // reapAdopted collects what failed joins left behind: processes of runc's that became ours as the subreaper. As zombies

@@ -1,0 +1,195 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gatewarden/gatewarden/integration/harness"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+)
+
+// withFailpoints makes the containers that this test creates use a hook and wardens with failpoints.
+func withFailpoints(t *testing.T) {
+	t.Helper()
+	useHook(t, host.FailpointsHook())
+}
+
+// useHook makes path the hook of the containers that this test creates.
+func useHook(t *testing.T, path string) {
+	t.Helper()
+	if err := host.UseHook(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := host.UseHook(host.Bin("gatewarden-hook")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// arm makes the container's warden fail at a point, once.
+func (c *container) arm(point, action string) {
+	c.t.Helper()
+	writeFile(c.t, filepath.Join(c.runDir(), failpoint.Name), point+" "+action+"\n", 0o600)
+}
+
+// gateways lists the processes in the container that run the test gateway under the gateway's UID, by PID.
+func (c *container) gateways() []int {
+	c.t.Helper()
+	processes, err := host.Processes()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var found []int
+	for _, p := range processes {
+		if slices.Contains(strings.Split(p.Cgroup, "/"), c.id) && strings.Contains(p.Command, "testgateway") {
+			found = append(found, p.PID)
+		}
+	}
+	return found
+}
+
+// supervised waits until a warden other than the one before supervises a running gateway, and checks that it is the only one
+// and answers.
+func (c *container) supervised(warden int) receipt.Status {
+	c.t.Helper()
+	var s receipt.Status
+	var r harness.Result
+	eventually(c.t, eventTime, "a successor supervises the gateway", func() bool {
+		r = c.exec("gatewarden", "status", "--json")
+		if r.Status > 1 || !strings.HasPrefix(strings.TrimSpace(r.Stdout), "{") {
+			return false
+		}
+		s = decode[receipt.Status](c.t, r.Stdout)
+		return s.Warden.PID != 0 && s.Warden.PID != warden && s.State == receipt.Running && s.Standby.PID != 0
+	}, func() string { return r.String() })
+	if got := c.gateways(); !slices.Equal(got, []int{s.PID}) {
+		c.t.Errorf("the gateways are processes %v, want %d alone", got, s.PID)
+	}
+	if who := c.ask(); who.PID != s.NSPID {
+		c.t.Errorf("process %d answers, the status says %d", who.PID, s.NSPID)
+	}
+	return s
+}
+
+func TestAWardenThatIsKilledIsReplacedAndTheGatewayGoesOn(t *testing.T) {
+	c := run(t, options{profile: &harness.Profile{}})
+	c.restart("--request-id", "before")
+	before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+	killProcess(t, before.Warden.PID)
+	after := c.supervised(before.Warden.PID)
+	if after.PID != before.PID || after.StartTime != before.StartTime {
+		t.Errorf("the gateway is process %d now, and was %d", after.PID, before.PID)
+	}
+	if after.Generation != before.Generation || after.Restarts != before.Restarts {
+		t.Errorf("the counts are %+v of generation %d, and were %+v of %d", after.Restarts, after.Generation, before.Restarts, before.Generation)
+	}
+	if r := after.Last; r.Action != receipt.Recover || r.Outcome != receipt.AlreadyRunning || r.New == nil || r.New.PID != before.PID {
+		t.Errorf("the receipt does not tell of the adoption: %+v", r)
+	}
+	if r := c.restart("--request-id", "before"); r.New.PID != before.PID {
+		t.Errorf("a repeated request was carried out again by the successor: %+v", r)
+	}
+	// An adopted gateway is as good as any: how it ends is known, by a restart and by a crash.
+	r := c.restart()
+	if r.Old.PID != before.PID || r.Old.DeathProof != "pidfd" || r.Old.Signal == "" && r.Old.ExitCode != 0 {
+		t.Errorf("the end of the adopted gateway: %+v", r.Old)
+	}
+	c.supervised(before.Warden.PID)
+}
+
+func TestAnAdoptedGatewayThatCrashesIsStartedAgain(t *testing.T) {
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.status()
+	killProcess(t, before.Warden.PID)
+	c.supervised(before.Warden.PID)
+	killProcess(t, before.PID)
+	after := c.waitFor("the next gateway runs", func(s receipt.Status) bool { return s.State == receipt.Running && s.PID != before.PID })
+	if old := after.Last.Old; old == nil || old.PID != before.PID || old.Signal != "SIGKILL" || old.DeathProof != "pidfd" {
+		t.Errorf("the end of the adopted gateway: %+v", old)
+	}
+}
+
+func TestAGatewayThatEndedWhileItHadNoWardenIsStartedAgain(t *testing.T) {
+	withFailpoints(t)
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.status()
+	// Both at once: which of them the kernel ends first does not matter.
+	killProcess(t, before.Warden.PID)
+	killProcess(t, before.PID)
+	if after := c.supervised(before.Warden.PID); after.PID == before.PID {
+		t.Errorf("process %d is dead", after.PID)
+	}
+}
+
+// The warden is lost at each stage of a restart that a client waits for. The client's own command finds a successor and
+// ends well; there is one gateway, which answers; and the workload has noticed nothing.
+func TestAWardenThatIsKilledAtAnyStageOfARestartLeavesOneGateway(t *testing.T) {
+	withFailpoints(t)
+	for _, point := range []string{"queue", "preflight", "intent", "signalled", "dead", "stopped", "release", "launched", "probe", "proven", "receipt"} {
+		for _, client := range []string{"gatewarden", "exec"} {
+			t.Run(fmt.Sprintf("%s, asked by %s", point, client), func(t *testing.T) {
+				c := run(t, options{profile: &harness.Profile{}})
+				before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+				workload := c.workload()
+				c.arm(point, "kill")
+				var r harness.Result
+				if client == "exec" {
+					r = c.tryRestart()
+				} else {
+					r = gatewarden(t, "restart", "--json", c.h.Namespace+"/"+c.id)
+				}
+				if r.Status != 0 {
+					t.Errorf("%v", r)
+				}
+				if _, err := os.Stat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
+					t.Errorf("the point %s was not reached", point)
+				}
+				after := c.supervised(before.Warden.PID)
+				if after.PID == before.PID {
+					t.Errorf("process %d was not replaced", before.PID)
+				}
+				if now := c.workload(); !slices.Equal(now, workload) {
+					t.Errorf("the workload is %v, and was %v", now, workload)
+				}
+				c.restart()
+			})
+		}
+	}
+}
+
+func TestUpgradeWardenLeavesTheGatewayAlone(t *testing.T) {
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.status()
+	r := gatewarden(t, "upgrade-warden", c.h.Namespace+"/"+c.id)
+	if r.Status != 0 || !strings.Contains(r.Stdout, "was not touched") {
+		t.Fatalf("%v", r)
+	}
+	if after := c.supervised(before.Warden.PID); after.PID != before.PID || after.StartTime != before.StartTime {
+		t.Errorf("the gateway is process %d now, and was %d", after.PID, before.PID)
+	}
+	c.restart()
+}
+
+func TestAHungWardenIsToldFromALostOne(t *testing.T) {
+	withFailpoints(t)
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.status()
+	c.arm("preflight", "stop")
+	r := gatewarden(t, "restart", "--timeout", "2s", c.h.Namespace+"/"+c.id)
+	if r.Status == 0 {
+		t.Errorf("%v", r)
+	}
+	if got := c.gateways(); !slices.Equal(got, []int{before.PID}) {
+		t.Errorf("the gateways are %v, want %d alone", got, before.PID)
+	}
+	killProcess(t, before.Warden.PID)
+	c.supervised(before.Warden.PID)
+}

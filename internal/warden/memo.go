@@ -1,0 +1,115 @@
+package warden
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/profile"
+	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+)
+
+// memo is what a warden leaves for the next one, should it be lost: which process is the gateway, and what was meant for
+// it. It is written before the deed: before a launcher is released, and before the gateway is signalled. It is a hint where
+// to look and never a proof: the successor proves all of it again.
+//
+// It lies beside the control socket, in memory (/run), so it is not synced: it has to survive the warden, not the host.
+type memo struct {
+	Version    int              `json:"version"`
+	State      receipt.State    `json:"state"`
+	Since      time.Time        `json:"since"`
+	Code       code.Code        `json:"code"`
+	Message    string           `json:"message"`
+	Generation int              `json:"generation"`
+	Restarts   receipt.Restarts `json:"restarts"`
+	Exits      []time.Time      `json:"exits"`
+	Backoff    time.Duration    `json:"backoff"`
+	Gateway    *receipt.New     `json:"gateway"` // the gateway, or the launcher that is about to become it
+	Asked      bool             `json:"asked"`   // its end has been asked for
+	Proven     bool             `json:"proven"`
+	Profile    profile.Profile  `json:"profile"` // that it was started with
+}
+
+const (
+	memoName    = "warden.json"
+	memoVersion = 1
+	maxMemo     = 1 << 20
+)
+
+// remember writes the memo. next is the launcher that is about to become the gateway with profile p; nil: what is now.
+func (w *Warden) remember(next *receipt.New, p *profile.Profile) {
+	m := memo{
+		Version: memoVersion, State: w.status.State, Since: w.status.Since, Code: w.status.Code, Message: w.status.Message,
+		Generation: w.status.Generation, Restarts: w.status.Restarts, Exits: w.exits, Backoff: w.backoff,
+		Gateway: next, Profile: *p,
+	}
+	if g := w.gateway; g != nil && next == nil {
+		m.Gateway, m.Asked, m.Proven = &g.info, g.asked, g.proven
+	}
+	if err := m.write(w.dir); err != nil {
+		// The gateway's life does not depend on it; a successor will know less, and replace what it can't prove.
+		w.log.Error("cannot leave word for a successor", "err", err)
+	}
+}
+
+func (m memo) write(dir string) error {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, memoName)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// readMemo gives nil without an error where no warden has been before.
+func readMemo(dir string) (*memo, error) {
+	path := filepath.Join(dir, memoName)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxMemo+1))
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseMemo(data)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", path, err)
+	}
+	return m, nil
+}
+
+// parseMemo is strict, as for all records of our own.
+func parseMemo(data []byte) (*memo, error) {
+	if len(data) > maxMemo {
+		return nil, fmt.Errorf("longer than %d bytes", maxMemo)
+	}
+	m, err := strictjson.Decode[memo](data)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.Version != memoVersion:
+		return nil, fmt.Errorf("version %d is not %d", m.Version, memoVersion)
+	case m.Generation < 0 || m.Profile.Name == "":
+		return nil, errors.New("it is not complete")
+	case m.Gateway != nil && (m.Gateway.PID <= 0 || m.Gateway.StartTime == 0):
+		return nil, fmt.Errorf("process %d with start time %d is not a gateway", m.Gateway.PID, m.Gateway.StartTime)
+	}
+	return &m, nil
+}
