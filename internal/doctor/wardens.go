@@ -86,7 +86,7 @@ func unwell(dir string, st *receipt.Status, err error, version string) (Finding,
 	if err == nil {
 		f.Level = Warn
 		f.Detail = fmt.Sprintf("its warden is of version %s, this command of %s", st.Warden.Version, version)
-		f.Remedy = "nothing has to be done; a new container gets a new warden"
+		f.Remedy = "gatewarden upgrade-warden " + f.Name + " replaces it; the gateway is not touched"
 		return f, true
 	}
 	e := code.From(err, code.StageQueue)
@@ -105,7 +105,7 @@ func unwell(dir string, st *receipt.Status, err error, version string) (Finding,
 		f.Remedy = "look again in a minute, an install may be under way; if nothing has changed: rm -r " + dir
 	case initRuns(in):
 		f.Level, f.Detail = Fail, "its warden is gone; the container runs, and nobody supervises its gateway"
-		f.Remedy = "read its warden.log in the log directory, then create the container anew"
+		f.Remedy = "gatewarden recover " + f.Name + " starts a new one, which adopts the gateway; why it ended: warden.log in the log directory"
 	default:
 		f.Level, f.Detail = Warn, dir+" is left over: neither the warden nor the container runs"
 		f.Remedy = "rm -r " + dir
