@@ -25,8 +25,9 @@ const (
 
 // Group is the cgroup of one container, on a v1 controller that has the freezer, or on the v2 hierarchy.
 type Group struct {
-	dir string
-	v2  bool
+	dir    string
+	memory string // of the memory controller; "": none
+	v2     bool
 }
 
 // ErrRoot says that a process has no cgroup of its own: it is in the root of its hierarchy, with everybody else.
@@ -48,25 +49,43 @@ func Of(procCgroup []byte) (Group, error) {
 		return Group{}, fmt.Errorf("cannot list the host's cgroup mounts: %w", err)
 	}
 	for _, want := range []string{"freezer", ""} {
-		path, ok := paths[want]
-		if !ok {
+		dir, err := find(mounts, paths, want)
+		if err != nil {
+			return Group{}, err
+		}
+		if dir == "" {
 			continue
 		}
-		for _, m := range mounts {
-			if v2 := m.FSType == "cgroup2"; v2 != (want == "") || (!v2 && !hasOption(m.VFSOptions, want)) {
-				continue
-			}
-			rel, err := filepath.Rel(m.Root, path)
-			if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-				continue
-			}
-			if path == "/" || rel == "." {
-				return Group{}, fmt.Errorf("cannot use the container's cgroup: %w", ErrRoot)
-			}
-			return Group{dir: filepath.Join(m.Mountpoint, rel), v2: want == ""}, nil
+		g := Group{dir: dir, v2: want == ""}
+		if g.memory = dir; !g.v2 {
+			// Without a group of its own there is no limit either, so nothing to tell.
+			g.memory, _ = find(mounts, paths, "memory")
 		}
+		return g, nil
 	}
 	return Group{}, errors.New("cannot find the container's cgroup: no freezer (v1) and no cgroup2 hierarchy is mounted here")
+}
+
+// find gives the directory of the group in the hierarchy of a v1 controller, or "" (v2); "" if there is no such hierarchy.
+func find(mounts []*mountinfo.Info, paths map[string]string, controller string) (string, error) {
+	path, ok := paths[controller]
+	if !ok {
+		return "", nil
+	}
+	for _, m := range mounts {
+		if v2 := m.FSType == "cgroup2"; v2 != (controller == "") || (!v2 && !hasOption(m.VFSOptions, controller)) {
+			continue
+		}
+		rel, err := filepath.Rel(m.Root, path)
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+			continue
+		}
+		if path == "/" || rel == "." {
+			return "", fmt.Errorf("cannot use the container's cgroup: %w", ErrRoot)
+		}
+		return filepath.Join(m.Mountpoint, rel), nil
+	}
+	return "", nil
 }
 
 func hasOption(options, want string) bool {
@@ -106,6 +125,29 @@ func (g Group) Frozen() (bool, error) {
 	state, err := read(filepath.Join(g.dir, "freezer.state"))
 	s := strings.TrimSpace(string(state))
 	return s == "FROZEN" || s == "FREEZING", err
+}
+
+// OOMKills counts the processes of the group that the kernel has killed for want of memory: oom_kill in
+// memory.oom_control (v1, Linux 4.13) or in memory.events (v2). 0 if the kernel does not tell.
+func (g Group) OOMKills() int {
+	if g.memory == "" {
+		return 0
+	}
+	name := "memory.oom_control"
+	if g.v2 {
+		name = "memory.events"
+	}
+	data, err := read(filepath.Join(g.memory, name))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			kills, _ := strconv.Atoi(strings.TrimSpace(n))
+			return kills
+		}
+	}
+	return 0
 }
 
 // Procs lists the numbers of the processes in the cgroup and in those below it. A process can't leave them without

@@ -1,7 +1,6 @@
 package install
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,8 +19,8 @@ const startTime = 5 * time.Second
 // Revive starts a warden, of the hook's program (see HookPath), for a container that has lost its own; dir is the
 // container's run directory. It returns when one listens; what that makes of the gateway that it finds comes after.
 //
-// The lock sees to it that there is never more than one. One that is held is waited for as long as patience, by a warden
-// that was told to leave; after that its holder is the warden to ask, perhaps started by another client at this moment.
+// The lock sees to it that there is never more than one. One that is held longer than patience belongs to a warden that
+// was told to leave and has not, or to one that another client has started: then that one is the warden to ask.
 //
 // Errors are *code.Error with not_managed or not_running where there is nothing to supervise, else with warden_lost.
 func Revive(configured, dir string, patience time.Duration) error {
@@ -37,20 +36,17 @@ func Revive(configured, dir string, patience time.Duration) error {
 		return code.Errorf(code.WardenLost, code.StageQueue, "cannot start a warden: %w", err)
 	}
 	container := record.Container().String()
-	lock, err := lockExisting(dir, patience)
+	lock, err := lockOrReach(dir, patience)
 	switch {
 	case errors.Is(err, errLocked):
-		ctx, cancel := context.WithTimeout(context.Background(), startTime)
-		defer cancel()
-		if err := control.Reach(ctx, dir); err != nil {
-			return code.Errorf(code.WardenLost, code.StageQueue,
-				"a warden of %s holds its lock and does not answer: %w; `gatewarden doctor` tells its process: end that one, and repeat this", container, err)
-		}
-		return nil
+		return code.Errorf(code.WardenLost, code.StageQueue,
+			"a warden of %s holds its lock and does not answer; `gatewarden doctor` tells its process: end that one, and repeat this", container)
 	case errors.Is(err, fs.ErrNotExist):
 		return code.Errorf(code.NotManaged, code.StageQueue, "no gateway is managed at %s", dir)
 	case err != nil:
 		return code.Errorf(code.WardenLost, code.StageQueue, "cannot start a warden for %s: %w", container, err)
+	case lock == nil:
+		return nil
 	}
 	i := &installation{record: record, lock: lock}
 	defer i.unlock()
@@ -66,6 +62,28 @@ func Revive(configured, dir string, patience time.Duration) error {
 		return code.Errorf(code.WardenLost, code.StageQueue, "cannot start a warden for %s with %s: %w", container, hook, err)
 	}
 	return nil
+}
+
+// lockOrReach takes the lock in dir, or gives nil when a warden that holds it answers.
+//
+// Both are tried in turn. The kernel closes the files of a warden that was killed in no order that we may rely on: its
+// clients can see their connections end while the lock is still held, and then there is nobody yet who will answer.
+func lockOrReach(dir string, patience time.Duration) (*os.File, error) {
+	deadline := time.Now().Add(patience + startTime)
+	for {
+		lock, err := lockExisting(dir, patience)
+		if !errors.Is(err, errLocked) {
+			return lock, err
+		}
+		patience = 0
+		if control.Listens(dir) {
+			return nil, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, err
+		}
+		time.Sleep(lockPoll)
+	}
 }
 
 // HookPath is the hook's program: where the settings say, or, in a tree that is not installed, beside the caller's own.

@@ -55,10 +55,11 @@ type RequestedBy struct {
 type Old struct {
 	PID        int    `json:"pid"`
 	StartTime  uint64 `json:"start_time"`
-	ExitCode   int    `json:"exit_code"`   // -1 when a signal ended it
-	Signal     string `json:"signal"`      // "SIGTERM"; empty when it exited by itself
-	Forced     bool   `json:"forced"`      // SIGKILL was needed
-	DeathProof string `json:"death_proof"` // "waitid": the kernel handed its exit status to us, its parent; "pidfd": it was adopted
+	ExitCode   int    `json:"exit_code"`     // -1 when a signal ended it
+	Signal     string `json:"signal"`        // "SIGTERM"; empty when it exited by itself
+	Forced     bool   `json:"forced"`        // SIGKILL was needed
+	OOM        bool   `json:"oom,omitempty"` // the kernel killed it for want of memory
+	DeathProof string `json:"death_proof"`   // "waitid": the kernel handed its exit status to us, its parent; "pidfd": it was adopted
 }
 
 // Capabilities holds the five sets of /proc/PID/status in lower-case hexadecimal without leading zeros.

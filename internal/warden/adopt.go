@@ -126,7 +126,7 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 		return nil, why
 	}
 	p := m.Profile
-	return &gateway{proc: proc, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p}, ""
+	return &gateway{proc: proc, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p, oom: w.group.OOMKills()}, ""
 }
 
 // isGateway gives "" or what is wrong. A different start time means that the number is somebody else's now: nothing more

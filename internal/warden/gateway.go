@@ -29,6 +29,7 @@ type gateway struct {
 	exit    *process.Exit // once it has been reaped
 	proof   string        // of that exit
 	profile *profile.Profile
+	oom     int // processes of the container that had been killed for want of memory when it was started
 }
 
 // done never fires while there is no gateway.
@@ -229,7 +230,7 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		}
 		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w", p.program.Path, err)
 	}
-	return &gateway{proc: s.proc, info: info, since: time.Now(), profile: p.profile}, nil
+	return &gateway{proc: s.proc, info: info, since: time.Now(), profile: p.profile, oom: w.group.OOMKills()}, nil
 }
 
 // hint says what an error of exec means for the operator, where its text does not.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
@@ -87,7 +89,8 @@ func (w *Warden) gatewayExited() {
 		return
 	}
 	w.log.Warn("the gateway exited unasked", "pid", g.info.PID, "exit", exit.String())
-	message := fmt.Sprintf("%s exited unasked after %v (%s)", w.object(), time.Since(g.since).Round(time.Millisecond), exit)
+	message := fmt.Sprintf("%s exited unasked after %v (%s%s)", w.object(), time.Since(g.since).Round(time.Millisecond), exit, w.outOfMemory(g, exit))
+	w.lost.OOM = w.outOfMemory(g, exit) != ""
 	if time.Since(g.since) >= g.profile.Restart.Window {
 		w.backoff, w.exits = 0, nil
 	}
@@ -100,6 +103,15 @@ func (w *Warden) gatewayExited() {
 	default:
 		w.unasked("", message)
 	}
+}
+
+// outOfMemory names the kernel's out-of-memory killer as what ended the gateway: it got a SIGKILL that nobody here sent,
+// and the container's count of such kills has risen since its start.
+func (w *Warden) outOfMemory(g *gateway, exit process.Exit) string {
+	if g.asked || exit.Signal != unix.SIGKILL || w.group.OOMKills() <= g.oom {
+		return ""
+	}
+	return ", out of memory: the kernel killed it at the container's memory limit"
 }
 
 // decide gives the state that an unasked exit leads to.

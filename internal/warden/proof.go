@@ -370,7 +370,7 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	}
 	w.sayExited(g, exit)
 	g.exit, g.proof = &exit, proof
-	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s)", exit)
+	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.outOfMemory(g, exit))
 }
 
 // workload lists the container's processes that are not the gateway's or ours, with their start times.
