@@ -134,6 +134,10 @@ integration: root ## tests against a private containerd with real runc (root); I
 	$(call say,integration tests: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run '$(INTEGRATION_RUN)' ./integration/
 
+.PHONY: docs
+docs: ## write what is made from the tests and the code: docs/fault-matrix.md
+	$(GO) test -count=1 -tags integration -run 'TestTheFaultMatrix' ./integration/ -update
+
 fuzz-short: launcher ## every fuzz target with FUZZTIME inputs (20000x), or for a time such as 60s
 	@grep -rl --include='*_test.go' --exclude-dir=.cache '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r dir; do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d ' ' -f 2); do \

@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/gatewarden/gatewarden/integration/harness"
+	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -32,12 +32,6 @@ func useHook(t *testing.T, path string) {
 			t.Error(err)
 		}
 	})
-}
-
-// arm makes the container's warden fail at a point, once.
-func (c *container) arm(point, action string) {
-	c.t.Helper()
-	writeFile(c.t, filepath.Join(c.runDir(), failpoint.Name), point+" "+action+"\n", 0o600)
 }
 
 // gateways lists the processes in the container that run the test gateway under the gateway's UID, by PID.
@@ -129,41 +123,75 @@ func TestAGatewayThatEndedWhileItHadNoWardenIsStartedAgain(t *testing.T) {
 	}
 }
 
-// The warden is lost at each stage of a restart that a client waits for. The client's own command finds a successor and
-// ends well; there is one gateway, which answers; and the workload has noticed nothing.
-func TestAWardenThatIsKilledAtAnyStageOfARestartLeavesOneGateway(t *testing.T) {
-	withFailpoints(t)
-	for _, point := range []string{"queue", "preflight", "intent", "signalled", "dead", "stopped", "release", "launched", "probe", "proven", "receipt"} {
+// wardenFaults kill the warden at each stage of a restart that a client waits for. The client's own command finds a
+// successor and ends well.
+var wardenFaults = faults{
+	test:  "TestAWardenThatIsKilledAtAnyStageOfARestartLeavesOneGateway",
+	title: "The warden is killed",
+	about: "SIGKILL at a point inside a restart. Until the gateway has been signalled, the command asks the successor for the restart again; after that it asks for a recovery, and the successor finishes what was begun.",
+	rows:  wardenRows(),
+}
+
+func wardenRows() []fault {
+	var rows []fault
+	begun := false
+	for _, p := range []struct {
+		stage code.Stage
+		point string
+		when  string
+	}{
+		{code.StageQueue, "queue", "its turn has come"},
+		{code.StagePreflight, "preflight", "before preflight"},
+		{code.StageStop, "intent", "the intent is recorded, no signal sent"},
+		{code.StageStop, "signalled", "the signal is sent"},
+		{code.StageStop, "dead", "the gateway is dead and not yet reaped"},
+		{code.StageAbsence, "stopped", "between stop and launch"},
+		{code.StageLaunch, "release", "before the go"},
+		{code.StageListen, "launched", "after exec"},
+		{code.StageProbe, "probe", "while probing"},
+		{code.StageReceipt, "proven", "the successor is proven"},
+		{code.StageReceipt, "receipt", "before the receipt is written"},
+	} {
+		begun = begun || p.stage == code.StageStop
+		message := ""
+		if begun {
+			message = "gateway … is healthy; nothing was done"
+		}
 		for _, client := range []string{"gatewarden", "exec"} {
-			t.Run(fmt.Sprintf("%s, asked by %s", point, client), func(t *testing.T) {
-				c := run(t, options{profile: &harness.Profile{}})
-				before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
-				workload := c.workload()
-				c.arm(point, "kill")
-				var r harness.Result
-				if client == "exec" {
-					r = c.tryRestart()
-				} else {
-					r = gatewarden(t, "restart", "--json", c.h.Namespace+"/"+c.id)
-				}
-				if r.Status != 0 {
-					t.Errorf("%v", r)
-				}
-				if _, err := os.Stat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
-					t.Errorf("the point %s was not reached", point)
-				}
-				after := c.supervised(before.Warden.PID)
-				if after.PID == before.PID {
-					t.Errorf("process %d was not replaced", before.PID)
-				}
-				if now := c.workload(); !slices.Equal(now, workload) {
-					t.Errorf("the workload is %v, and was %v", now, workload)
-				}
-				c.restart()
+			rows = append(rows, fault{
+				stage: string(p.stage), fault: "warden killed: " + p.when + "; asked by " + client, message: message,
+				state: receipt.Running, gateway: aNewOne, note: "workload unchanged; the next restart works",
+				do: func(t *testing.T) (*container, receipt.Status, harness.Result) { return killWarden(t, p.point, client) },
 			})
 		}
 	}
+	return rows
 }
+
+func killWarden(t *testing.T, point, client string) (*container, receipt.Status, harness.Result) {
+	withFailpoints(t)
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+	workload := c.workload()
+	c.arm(point, "kill")
+	var r harness.Result
+	if client == "exec" {
+		r = c.tryRestart()
+	} else {
+		r = gatewarden(t, "restart", "--json", c.h.Namespace+"/"+c.id)
+	}
+	if _, err := os.Stat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
+		t.Errorf("the point %s was not reached", point)
+	}
+	c.supervised(before.Warden.PID)
+	if now := c.workload(); !slices.Equal(now, workload) {
+		t.Errorf("the workload is %v, and was %v", now, workload)
+	}
+	c.restart()
+	return c, before, r
+}
+
+func TestAWardenThatIsKilledAtAnyStageOfARestartLeavesOneGateway(t *testing.T) { wardenFaults.run(t) }
 
 func TestUpgradeWardenLeavesTheGatewayAlone(t *testing.T) {
 	c := run(t, options{profile: &harness.Profile{}})

@@ -50,6 +50,7 @@ const (
 	StageListen    Stage = "listen"
 	StageProbe     Stage = "probe"
 	StageSettle    Stage = "settle"
+	StageReceipt   Stage = "receipt"
 	StageRunning   Stage = "running"
 )
 

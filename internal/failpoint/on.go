@@ -38,8 +38,25 @@ func Hit(dir, name string) {
 				panic("failpoint " + name + ": " + err.Error())
 			}
 			time.Sleep(d)
+		case "hold":
+			hold(filepath.Join(dir, Held))
 		default:
 			panic("failpoint " + name + ": unknown action " + action)
+		}
+	}
+}
+
+// maxHold bounds a hold whose test has ended.
+const maxHold = 30 * time.Second
+
+// hold waits until the file, which it makes, is gone.
+func hold(path string) {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		panic(err)
+	}
+	for deadline := time.Now().Add(maxHold); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := os.Lstat(path); err != nil {
+			return
 		}
 	}
 }
