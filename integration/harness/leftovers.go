@@ -121,13 +121,18 @@ func (h *Host) Mounts() ([]string, error) {
 	return points, nil
 }
 
-// HoldersOf lists who keeps the network namespace with that inode number alive: processes in it, and descriptors of it.
+// HoldersOf lists who else keeps the network namespace with that inode number alive: processes in it, and descriptors of
+// it. The caller holds it too, or the number may have become another's.
 func HoldersOf(netns uint64) []string {
 	want := fmt.Sprintf("net:[%d]", netns)
 	var holders []string
 	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
 	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	own := fmt.Sprintf("/proc/%d/", os.Getpid())
 	for _, path := range append(links, descriptors...) {
+		if strings.HasPrefix(path, own) {
+			continue
+		}
 		// What has gone meanwhile holds nothing.
 		if target, err := os.Readlink(path); err == nil && target == want {
 			holders = append(holders, path)

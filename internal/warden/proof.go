@@ -189,7 +189,7 @@ func (w *Warden) unchanged(g *gateway, stage code.Stage) error {
 	case err == nil || errors.Is(err, process.ErrGone):
 		return nil
 	case errors.Is(err, process.ErrChanged):
-		return code.Errorf(code.PostureMismatch, stage, "the gateway, process %d, is not what was proven: %w: `gatewarden restart` replaces it", g.info.PID, err)
+		return code.Errorf(code.PostureMismatch, stage, "the gateway, process %d, is not what was proven: %w: `gatewarden restart %s` replaces it", g.info.PID, err, w.container)
 	}
 	return code.Errorf(code.Internal, stage, "cannot prove what the gateway, process %d, is: %w", g.info.PID, err)
 }
