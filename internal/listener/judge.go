@@ -3,7 +3,6 @@ package listener
 import (
 	"errors"
 	"fmt"
-	"path"
 	"strconv"
 	"strings"
 
@@ -33,7 +32,12 @@ const (
 //   - Owned: the Socket is the gateway's.
 //
 // The gateway may hold other addresses of the same port: programs that bind 127.0.0.1 and ::1 are common.
+//
+// Of a unix path the file decides, see findPath. What others have bound by the same name and nobody reaches does not count.
 func Judge(a profile.Address, sockets []Socket, owned func(inode uint64) bool) (Socket, Verdict) {
+	if _, abstract := a.Abstract(); a.Network == "unix" && !abstract {
+		return judgePath(sockets, owned)
+	}
 	var owner, other Socket
 	covering := 0
 	for _, s := range sockets {
@@ -59,10 +63,34 @@ func Judge(a profile.Address, sockets []Socket, owned func(inode uint64) bool) (
 	return other, Missing
 }
 
+// judgePath is Judge for a unix path.
+func judgePath(sockets []Socket, owned func(inode uint64) bool) (Socket, Verdict) {
+	var at, elsewhere *Socket // the one at the path, if any; an owned one that was bound by its name and is not there
+	for i := range sockets {
+		switch s := &sockets[i]; {
+		case s.Exact && s.Inode != NoSocket && !owned(s.Inode):
+			return *s, Contested
+		case s.Exact:
+			at = s
+		case owned(s.Inode):
+			elsewhere = s
+		}
+	}
+	switch {
+	case at != nil && at.Inode != NoSocket:
+		return *at, Owned
+	case at != nil && elsewhere != nil:
+		return *at, Contested // connections go by the file, and it is not its
+	case elsewhere != nil:
+		return *elsewhere, Missing // its file has been removed
+	}
+	return Socket{}, Missing
+}
+
 // covers tells whether s takes connections to a.
 func covers(a profile.Address, s Socket) bool {
 	if a.Network == "unix" {
-		return s.Path != "" && path.Clean(s.Path) == path.Clean(a.Path)
+		return s.Exact
 	}
 	if !s.Local.IsValid() || s.Local.Port() != a.AddrPort.Port() {
 		return false
