@@ -22,6 +22,7 @@ import (
 // matrix is docs/fault-matrix.md: the tests run these rows, and the document is written from them.
 var matrix = []faults{
 	wardenFaults,
+	listenerFaults,
 }
 
 // faults are the rows of one section, and of one test.
