@@ -203,29 +203,41 @@ func listenerRefusals() []fault {
 		refusedFor("a process of the host in the container's network namespace listens", plain(),
 			api+"process … outside the container (…/stranger, UID 0) with 127.0.0.2:18789 (inode …, uid 0)"+giveAnother, "",
 			func(c *container) { c.taken(0, "127.0.0.2:18789") }),
-		refusedFor("another container in the same network namespace listens", func(t *testing.T) options {
-			pod := run(t, options{})
-			pod.takes("127.0.0.2:18789")
-			return options{profile: &harness.Profile{Start: "on_failure = \"warn\""}, flags: []string{"--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", pod.init())}}
-		}, api+"process … outside the container (/usr/local/bin/testworkload, UID 1000) with 127.0.0.2:18789 (inode …, uid 1000)"+giveAnother, "",
-			func(c *container) {}),
+		neighbour(api),
 		refusedFor("a listening socket that no process has open", plain(),
 			api+"no process that can be seen, with 127.0.0.2:18789 (inode …, uid 0): it is on its way between processes, or the kernel's; end the processes of that UID in the network namespace, or give the gateway another address",
 			"a descriptor that was sent over a unix socket and not received",
 			func(c *container) { c.heldByNobody("127.0.0.2:18789") }),
 		refusedFor("the workload put its own socket in the place of the gateway's unix socket", sharedSocket,
-			"unix:///shared/gw (api) is held by process … (… in the container, /usr/local/bin/testworkload, UID 1000) with \"/shared/gw.new\" (inode …, uid 1000)"+giveAnother,
+			"unix:///shared/gw (local) is held by process … (… in the container, /usr/local/bin/testworkload, UID 1000) with \"/shared/gw.new\" (inode …, uid 1000)"+giveAnother,
 			"in a directory where the workload may write",
 			func(c *container) { c.takes("unix:///shared/gw", "--replace") }),
 		refusedFor("the workload put a file in the place of the gateway's unix socket", sharedSocket,
-			"unix:///shared/gw (api) does not lead to the gateway's socket but to the file \"/shared/gw\" (uid 1000), which is no listener's of this network namespace: see who may write in that directory, remove the file, and restart the gateway",
+			"unix:///shared/gw (local) does not lead to the gateway's socket but to the file \"/shared/gw\" (uid 1000), which is no listener's of this network namespace: see who may write in that directory, remove the file, and restart the gateway",
 			"in a directory where the workload may write",
 			func(c *container) { c.mustExec("sh", "-c", "rm -f /shared/gw && echo > /shared/gw") }),
 	}
 }
 
+// neighbour is the row of two containers that share a network namespace, as those of a pod.
+func neighbour(api string) fault {
+	var pod *container
+	return refusedFor("another container in the same network namespace listens", func(t *testing.T) options {
+		pod = run(t, options{})
+		return options{profile: &harness.Profile{}, flags: []string{"--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", pod.init())}}
+	}, api+"process … outside the container (/usr/local/bin/testworkload, UID 1000) with 127.0.0.2:18789 (inode …, uid 1000)"+giveAnother, "",
+		func(c *container) {
+			c.netns = harness.Netns{} // it outlives this container
+			pod.takes("127.0.0.2:18789")
+		})
+}
+
 func sharedSocket(*testing.T) options {
-	return options{image: sharedImage, profile: listensOn("unix:///shared/gw")}
+	return options{image: sharedImage, profile: &harness.Profile{
+		Args: []string{"--listen", "unix:///shared/gw"},
+		Listen: "[[listen]]\nname = \"api\"\naddress = \"tcp://127.0.0.1:18789\"\n" +
+			"[[listen]]\nname = \"local\"\naddress = \"unix:///shared/gw\"\n",
+	}}
 }
 
 // listenerGaps are the rows of addresses that the workload takes in the moment without a gateway.
