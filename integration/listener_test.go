@@ -453,3 +453,53 @@ func TestTheKernelLetsNoOtherUIDBindATwinOfTheGateways(t *testing.T) {
 	}
 	c.restart()
 }
+
+// The worker has the listeners and answers the probe; but the process that was started, and would be supervised, is gone.
+func TestAGatewayThatEndsWhileItIsProvenIsNotProvenByItsWorker(t *testing.T) {
+	withFailpoints(t)
+	c := run(t, options{profile: &harness.Profile{Args: []string{"--worker"}}})
+	before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+	reached, release := c.hold("probe")
+	said := make(chan harness.Result, 1)
+	go func() { said <- c.tryRestart() }()
+	reached()
+	lost := c.status().PID
+	workers := childrenOf(t, lost)
+	if lost == before.PID || len(workers) != 1 {
+		t.Fatalf("the gateway is process %d with the children %v", lost, workers)
+	}
+	killProcess(t, lost)
+	if who := c.ask(); who.UID != harness.GatewayUID {
+		t.Fatalf("the worker does not answer: %+v", who)
+	}
+	release()
+	r := <-said
+	refused(t, r, code.ExitFailed, string(code.LaunchFailed))
+	after := c.waitFor("the next gateway runs", func(s receipt.Status) bool { return s.State == receipt.Running })
+	if after.PID == lost || after.Listeners[0].OwnerPID == workers[0] {
+		t.Errorf("the status is %+v", after)
+	}
+}
+
+// A container that is paused while the next start is planned is tried again for as long as it is.
+func TestAPausedContainerIsNoCrashLoop(t *testing.T) {
+	c := run(t, options{profile: &harness.Profile{Restart: "backoff = { initial = \"800ms\", max = \"800ms\" }\nburst = 1"}})
+	killProcess(t, c.status().PID)
+	c.waitFor("the next start is planned", func(s receipt.Status) bool { return s.State == receipt.Backoff })
+	if r := c.ctr("task", "pause", c.id); r.Status != 0 {
+		t.Fatalf("%v", r)
+	}
+	eventually(t, eventTime, "the policy has tried three times", func() bool {
+		tries := 0
+		for _, r := range c.receipts() {
+			if r.Code == code.Paused {
+				tries++
+			}
+		}
+		return tries >= 3
+	}, func() string { return fmt.Sprintf("%+v", c.receipts()) })
+	if r := c.ctr("task", "resume", c.id); r.Status != 0 {
+		t.Fatalf("%v", r)
+	}
+	c.waitFor("the gateway runs again", func(s receipt.Status) bool { return s.State == receipt.Running })
+}

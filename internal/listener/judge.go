@@ -3,6 +3,8 @@ package listener
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -118,14 +120,43 @@ const maxDescriptors = 1 << 20
 //
 // It is a snapshot without atomicity: descriptors that come and go while it is taken may or may not be in it. A dead
 // process gives ErrGone; one that has ended but was not waited for holds nothing.
+//
+// The descriptors are those of the first thread, which all threads share in nearly every program. If that one has ended
+// (pthread_exit in main), the process is no less alive, and its other threads tell.
 func Inodes(procDir int) (map[uint64]struct{}, error) {
-	dir, err := openat(procDir, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	inodes := map[uint64]struct{}{}
+	seen, err := addInodes(inodes, procDir, "fd")
+	if err != nil || seen > 0 {
+		return inodes, err
+	}
+	task, err := openat(procDir, "task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, inodesError(err)
 	}
+	dir := os.NewFile(uintptr(task), "task")
+	defer dir.Close()
+	threads, err := dir.Readdirnames(maxThreads)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, inodesError(err)
+	}
+	for _, thread := range threads {
+		if seen, err := addInodes(inodes, task, thread+"/fd"); err == nil && seen > 0 {
+			break
+		}
+	}
+	return inodes, nil
+}
+
+// maxThreads bounds the threads that Inodes looks at.
+const maxThreads = 1024
+
+// addInodes adds the inodes of the sockets in a directory of descriptors, and tells how many descriptors are in it.
+func addInodes(inodes map[uint64]struct{}, at int, name string) (seen int, err error) {
+	dir, err := openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return 0, inodesError(err)
+	}
 	defer unix.Close(dir)
-	inodes := map[uint64]struct{}{}
-	seen := 0
 	var buf [4096]byte
 	var link [32]byte // longer targets are no sockets
 	var names []string
@@ -135,14 +166,14 @@ func Inodes(procDir int) (map[uint64]struct{}, error) {
 			continue
 		}
 		if err != nil {
-			return nil, inodesError(err)
+			return 0, inodesError(err)
 		}
 		if n == 0 {
-			return inodes, nil
+			return seen, nil
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
 		if seen += len(names); seen > maxDescriptors {
-			return nil, fmt.Errorf("cannot read the sockets of a process: it holds more than %d descriptors", maxDescriptors)
+			return 0, fmt.Errorf("cannot read the sockets of a process: it holds more than %d descriptors", maxDescriptors)
 		}
 		for _, name := range names {
 			n, err := unix.Readlinkat(dir, name, link[:])
@@ -150,7 +181,7 @@ func Inodes(procDir int) (map[uint64]struct{}, error) {
 			case errors.Is(err, unix.ENOENT):
 				continue // closed meanwhile, or the process has gone: the next getdents tells
 			case err != nil:
-				return nil, inodesError(err)
+				return 0, inodesError(err)
 			}
 			if inode, ok := socketInode(string(link[:n])); ok {
 				inodes[inode] = struct{}{}

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -615,6 +616,81 @@ func TestInodesAreThoseThatTheProcessHolds(t *testing.T) {
 	}
 	if _, err := Inodes(dir); !errors.Is(err, ErrGone) {
 		t.Errorf("after its death: %v", err)
+	}
+}
+
+// leaderName marks a run of this test program whose first thread ends while it listens.
+const leaderName = "GATEWARDEN_TEST_LEADER"
+
+func init() {
+	if os.Getenv(leaderName) == "" {
+		return
+	}
+	runtime.LockOSThread() // init runs on the first thread
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		panic(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		panic(err)
+	}
+	fmt.Println(st.Ino)
+	go func() { time.Sleep(time.Minute); os.Exit(0) }()
+	unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+}
+
+func TestTheSocketsOfAProcessWhoseFirstThreadHasEndedAreSeen(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), leaderName+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	var want uint64
+	if _, err := fmt.Fscan(out, &want); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " Z") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the first thread has not ended: %s", stat)
+		}
+	}
+	dir := procDir(t, cmd.Process.Pid)
+	inodes, err := Inodes(dir)
+	if _, ok := inodes[want]; !ok || err != nil {
+		t.Errorf("inode %d is not among %v, %v", want, inodes, err)
+	}
+	cmd.Process.Kill()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", cmd.Process.Pid)); err != nil || len(threads) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not end")
+		}
+	}
+	if inodes, err := Inodes(dir); err != nil || len(inodes) != 0 {
+		t.Errorf("a zombie holds %v, %v", inodes, err)
 	}
 }
 
