@@ -26,6 +26,7 @@ var matrix = []faults{
 	policyFaults,
 	wardenFaults,
 	lostFaults,
+	listenerFaults,
 }
 
 // faults are the rows of one section, and of one test.
