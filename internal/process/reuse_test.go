@@ -106,12 +106,8 @@ func TestAHandleNeverMeansTheNextProcessOfItsNumber(t *testing.T) {
 		return
 	}
 	p, pidfd := ended(t)
-	self, err := Open(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer self.Close()
-	ns, err := self.PIDNamespace()
+	id := identityOf(t, self(t))
+	ns, err := self(t).PIDNamespace()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,19 +117,20 @@ func TestAHandleNeverMeansTheNextProcessOfItsNumber(t *testing.T) {
 		t.Fatal("the number is not in use again")
 	}
 	for what, do := range map[string]func() error{
-		"Signal":               func() error { return p.Signal(unix.SIGKILL) },
-		"Signal 0":             func() error { return p.Signal(0) },
-		"Read":                 func() error { _, err := p.Read("stat"); return err },
-		"Stat":                 func() error { _, err := p.Stat(); return err },
-		"Posture":              func() error { _, err := p.Posture(); return err },
-		"Exe":                  func() error { _, _, _, err := p.Exe(); return err },
-		"OpenRoot":             func() error { _, err := p.OpenRoot(); return err },
-		"OpenNamespace":        func() error { _, err := p.OpenNamespace("net"); return err },
-		"PIDNamespace":         func() error { _, err := p.PIDNamespace(); return err },
-		"InPIDNamespace":       func() error { _, err := p.InPIDNamespace(ns); return err },
-		"SameNamespaces":       func() error { _, err := p.SameNamespaces(self); return err },
-		"SameNamespaces as it": func() error { _, err := self.SameNamespaces(p); return err },
-		"FromPidfd":            func() error { _, err := FromPidfd(pidfd); return err },
+		"Signal":         func() error { return p.Signal(unix.SIGKILL) },
+		"Signal 0":       func() error { return p.Signal(0) },
+		"Read":           func() error { _, err := p.Read("stat"); return err },
+		"Stat":           func() error { _, err := p.Stat(); return err },
+		"Posture":        func() error { _, err := p.Posture(); return err },
+		"Exe":            func() error { _, _, err := p.Exe(); return err },
+		"OpenRoot":       func() error { _, err := p.OpenRoot(); return err },
+		"OpenNamespace":  func() error { _, err := p.OpenNamespace("net"); return err },
+		"PIDNamespace":   func() error { _, err := p.PIDNamespace(); return err },
+		"InPIDNamespace": func() error { _, err := p.InPIDNamespace(ns); return err },
+		"Namespaces":     func() error { _, err := p.Namespaces(); return err },
+		"Identify":       func() error { _, err := p.Identify(); return err },
+		"Prove":          func() error { _, err := p.Prove(id); return err },
+		"FromPidfd":      func() error { _, err := FromPidfd(pidfd); return err },
 	} {
 		if err := do(); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: %v, want ErrGone", what, err)

@@ -112,7 +112,7 @@ const maxShown = 200
 
 // program names what a process runs, as it sees it. Anybody can give a program any name.
 func program(p *process.Process) string {
-	path, _, _, err := p.Exe()
+	path, _, err := p.Exe()
 	if err != nil {
 		return "program unknown"
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -117,7 +118,7 @@ func (w *Warden) gatewayExited() {
 		w.status.Code, w.status.Message = "", message+"; its restart policy leaves it so"
 		w.setState(receipt.Stopped)
 	case receipt.FailedSt:
-		w.fail(code.LaunchFailed, message+"; this exit status is declared fatal, or the policy is \"never\": `gatewarden restart` starts it again")
+		w.fail(code.LaunchFailed, fmt.Sprintf("%s; its policy does not start it again: `gatewarden restart %s` does", message, w.container))
 	default:
 		w.unasked("", message)
 	}
@@ -155,7 +156,7 @@ func (w *Warden) unasked(c code.Code, message string) {
 	w.exits = slices.DeleteFunc(w.exits, func(t time.Time) bool { return now.Sub(t) > p.Window })
 	w.exits = append(w.exits, now)
 	if p.Policy != profile.Never && len(w.exits) > p.Burst {
-		w.fail(code.CrashLoop, fmt.Sprintf("%s; that makes %d ends within %v: no further try is made until `gatewarden restart`", message, len(w.exits), p.Window))
+		w.fail(code.CrashLoop, fmt.Sprintf("%s; that makes %d ends within %v: no further try is made until `gatewarden restart %s`", message, len(w.exits), p.Window, w.container))
 		return
 	}
 	w.again(c, message)
@@ -182,6 +183,7 @@ func (w *Warden) fail(c code.Code, message string) {
 	w.retry.Stop()
 	w.status.Code, w.status.Message = c, message
 	w.setState(receipt.FailedSt)
+	w.watchers.tell(control.Event{Kind: string(receipt.FailedSt), Time: time.Now()})
 }
 
 // budget is the longest time that an action with p takes when all goes its slowest.

@@ -32,11 +32,12 @@ func (w *Warden) provePosture(s *standby) error {
 	if err := unix.Fstat(int(w.launcher.Fd()), &file); err != nil {
 		return err
 	}
-	path, dev, ino, err := s.proc.Exe()
+	id, err := s.proc.Identify()
 	if err != nil {
 		return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
 	}
-	if dev != file.Dev || ino != file.Ino {
+	if id.Exe != (process.File{Dev: file.Dev, Ino: file.Ino}) {
+		path, _, _ := s.proc.Exe()
 		return mismatch("process %d in the container runs %s instead of the launcher: what is mounted at /proc in the container is not procfs",
 			s.proc.PID(), path)
 	}
@@ -47,13 +48,14 @@ func (w *Warden) provePosture(s *standby) error {
 	if err := samePosture(po, s.who); err != nil {
 		return err
 	}
-	ns, err := s.proc.SameNamespaces(w.init)
+	namespaces, err := w.init.Namespaces()
 	if err != nil {
 		return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot compare namespaces: %w", err)
 	}
-	if ns != "" {
-		return mismatch("the launcher's %s namespace is not the container's", ns)
+	if kind := id.Namespaces.Differ(namespaces); kind != "" {
+		return mismatch("the launcher's %s namespace is not the container's", kind)
 	}
+	s.id = id
 	return nil
 }
 
@@ -159,7 +161,7 @@ func (w *Warden) withDescendants(own map[uint64]int) error {
 }
 
 // listening proves for each declared address who listens there. The error is listener_missing (not yet, perhaps) or
-// listener_contested (somebody else does); the listeners are as found in either case.
+// listener_contested (somebody else does), or posture_mismatch; the listeners are as found.
 func (w *Warden) listening(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
 	l, err := w.lookAtListeners(g, p, stage)
 	if err == nil && l.contested != nil {
@@ -191,28 +193,41 @@ type contest struct {
 	own    bool // the gateway's own: one too many
 }
 
-// lookAtListeners looks at the gateway before and after, as every proof about it does: sockets of a gateway that was not
-// there all the while, or that a child has inherited, prove nothing of it. Without a gateway it tells who else listens.
+// lookAtListeners looks at the gateway before and after: its own sockets are told by its descriptors, and those of a process
+// that was not the gateway all the while, or that a child has inherited, prove nothing of it. Without a gateway it tells who
+// else listens.
 func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stage) (look, error) {
-	if g == nil {
-		return w.lookOnce(nil, p, stage)
-	}
 	if err := w.stillThere(g, stage); err != nil {
 		return look{}, err
 	}
 	l, err := w.lookOnce(g, p, stage)
-	if gone := w.stillThere(g, stage); gone != nil {
-		return look{}, gone
+	if changed := w.stillThere(g, stage); changed != nil {
+		return look{}, changed
 	}
 	return l, err
 }
 
-// stillThere is the bracket around a proof: the gateway is the process that it was.
+// stillThere is the bracket around a proof: the gateway runs, and is what it was when it was proven last.
 func (w *Warden) stillThere(g *gateway, stage code.Stage) error {
-	if g.proc.Exited() {
-		return code.Errorf(code.ListenerMissing, stage, "the gateway (process %d) has exited", g.proc.PID())
+	if g != nil && g.proc.Exited() {
+		return code.Errorf(code.ListenerMissing, stage, "the gateway, process %d, has exited", g.info.PID)
 	}
-	return nil
+	return w.unchanged(g, stage)
+}
+
+// unchanged proves that the gateway is what it was when it was proven last. One that has exited is for the caller to see.
+func (w *Warden) unchanged(g *gateway, stage code.Stage) error {
+	if g == nil {
+		return nil
+	}
+	_, err := g.proc.Prove(g.id)
+	switch {
+	case err == nil || errors.Is(err, process.ErrGone):
+		return nil
+	case errors.Is(err, process.ErrChanged):
+		return code.Errorf(code.PostureMismatch, stage, "the gateway, process %d, is not what was proven: %w: `gatewarden restart %s` replaces it", g.info.PID, err, w.container)
+	}
+	return code.Errorf(code.Internal, stage, "cannot prove what the gateway, process %d, is: %w", g.info.PID, err)
 }
 
 func (w *Warden) lookOnce(g *gateway, p *profile.Profile, stage code.Stage) (look, error) {
@@ -377,7 +392,7 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		if g.proc.Exited() {
 			return w.diedEarly(g, e.Stage)
 		}
-		if e.Code == code.ListenerContested || e.Code == code.Internal {
+		if e.Code == code.ListenerContested || e.Code == code.PostureMismatch || e.Code == code.Internal {
 			return err
 		}
 		t.Reset(wait)

@@ -17,7 +17,7 @@ func (w *Warden) setState(s receipt.State) {
 		w.status.Code, w.status.Message = "", ""
 	}
 	w.publish()
-	w.remember(nil, w.profile)
+	w.remember(w.gateway)
 }
 
 // publish makes the present state visible to those who do not wait for run.

@@ -3,6 +3,7 @@
 //	GET /         {"pid":…,"uid":…,"gid":…,"groups":[…]} as the gateway sees itself
 //	GET /health   --status, or the number in --status-file
 //	GET /env      its environment
+//	GET /become   executes ?program= with ?arg=, in its own process
 //	GET /exit     exits at once with status --exit-code
 package main
 
@@ -224,6 +225,12 @@ func (o *options) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(o.health()) })
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
+	mux.HandleFunc("GET /become", func(_ http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if err := syscall.Exec(q.Get("program"), append([]string{q.Get("program")}, q["arg"]...), os.Environ()); err != nil {
+			fmt.Fprintln(os.Stderr, "testgateway: exec:", err)
+		}
+	})
 	mux.HandleFunc("GET /exit", func(http.ResponseWriter, *http.Request) { os.Exit(o.exitCode) })
 	return mux
 }
