@@ -25,8 +25,8 @@ var matrix = []faults{
 	stopFaults,
 	policyFaults,
 	wardenFaults,
-	listenerFaults,
 	lostFaults,
+	listenerFaults,
 }
 
 // faults are the rows of one section, and of one test.

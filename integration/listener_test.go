@@ -240,8 +240,7 @@ func neighbour(api string) fault {
 		return options{profile: &harness.Profile{}, flags: []string{"--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", pod.init())}}
 	}, api+"process … outside the container (/usr/local/bin/testworkload, UID 1000) with 127.0.0.2:18789 (inode …, uid 1000)"+giveAnother, "",
 		func(c *container) {
-			c.netns.Close()
-			c.netns = nil // it outlives this container
+			c.netns = harness.Netns{} // it outlives this container
 			pod.takes("127.0.0.2:18789")
 		})
 }

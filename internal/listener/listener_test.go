@@ -25,6 +25,10 @@ import (
 	"github.com/gatewarden/gatewarden/internal/profile"
 )
 
+// Some tests leave a thread in another network namespace or root directory. If that were the first thread, /proc/self would
+// be there too. The main goroutine keeps it; tests run on others.
+func init() { runtime.LockOSThread() }
+
 // noProc is for addresses that are not looked up in the filesystem.
 const noProc = -1
 

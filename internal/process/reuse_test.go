@@ -106,8 +106,12 @@ func TestAHandleNeverMeansTheNextProcessOfItsNumber(t *testing.T) {
 		return
 	}
 	p, pidfd := ended(t)
-	id := identityOf(t, self(t))
-	ns, err := self(t).PIDNamespace()
+	self, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	ns, err := self.PIDNamespace()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +133,7 @@ func TestAHandleNeverMeansTheNextProcessOfItsNumber(t *testing.T) {
 		"InPIDNamespace": func() error { _, err := p.InPIDNamespace(ns); return err },
 		"Namespaces":     func() error { _, err := p.Namespaces(); return err },
 		"Identify":       func() error { _, err := p.Identify(); return err },
-		"Prove":          func() error { _, err := p.Prove(id); return err },
+		"Prove":          func() error { _, err := p.Prove(Identity{}); return err },
 		"FromPidfd":      func() error { _, err := FromPidfd(pidfd); return err },
 	} {
 		if err := do(); !errors.Is(err, ErrGone) {

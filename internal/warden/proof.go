@@ -161,7 +161,7 @@ func (w *Warden) withDescendants(own map[uint64]int) error {
 }
 
 // listening proves for each declared address who listens there. The error is listener_missing (not yet, perhaps) or
-// listener_contested (somebody else does), or posture_mismatch; the listeners are as found.
+// listener_contested (somebody else does); the listeners are as found in either case.
 func (w *Warden) listening(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
 	l, err := w.lookAtListeners(g, p, stage)
 	if err == nil && l.contested != nil {
@@ -193,37 +193,30 @@ type contest struct {
 	own    bool // the gateway's own: one too many
 }
 
-// lookAtListeners looks at the gateway before and after: its own sockets are told by its descriptors, and those of a process
-// that was not the gateway all the while, or that a child has inherited, prove nothing of it. Without a gateway it tells who
-// else listens.
+// lookAtListeners looks at the gateway before and after, as every proof about it does: sockets of a gateway that was not
+// there all the while, or that a child has inherited, prove nothing of it. Without a gateway it tells who else listens.
 func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stage) (look, error) {
-	if err := w.stillThere(g, stage); err != nil {
+	if g == nil {
+		return w.lookOnce(nil, p, stage)
+	}
+	if err := w.unchanged(g, stage); err != nil {
 		return look{}, err
 	}
 	l, err := w.lookOnce(g, p, stage)
-	if changed := w.stillThere(g, stage); changed != nil {
+	if changed := w.unchanged(g, stage); changed != nil {
 		return look{}, changed
 	}
 	return l, err
 }
 
-// stillThere is the bracket around a proof: the gateway runs, and is what it was when it was proven last.
-func (w *Warden) stillThere(g *gateway, stage code.Stage) error {
-	if g != nil && g.proc.Exited() {
-		return code.Errorf(code.ListenerMissing, stage, "the gateway, process %d, has exited", g.info.PID)
-	}
-	return w.unchanged(g, stage)
-}
-
-// unchanged proves that the gateway is what it was when it was proven last. One that has exited is for the caller to see.
+// unchanged is the bracket around a proof: the gateway is what it was when it was proven last.
 func (w *Warden) unchanged(g *gateway, stage code.Stage) error {
-	if g == nil {
-		return nil
-	}
 	_, err := g.proc.Prove(g.id)
 	switch {
-	case err == nil || errors.Is(err, process.ErrGone):
+	case err == nil:
 		return nil
+	case errors.Is(err, process.ErrGone):
+		return code.Errorf(code.ListenerMissing, stage, "the gateway, process %d, has exited: %w", g.info.PID, err)
 	case errors.Is(err, process.ErrChanged):
 		return code.Errorf(code.PostureMismatch, stage, "the gateway, process %d, is not what was proven: %w: `gatewarden restart %s` replaces it", g.info.PID, err, w.container)
 	}
