@@ -196,10 +196,7 @@ func listenerRefusals() []fault {
 		refusedFor("the workload listens on the port in the other family", plain(),
 			api+"process … (… in the container, /usr/local/bin/testworkload, UID 1000) with [::1]:18789 (inode …, uid 1000)"+giveAnother, "",
 			func(c *container) { c.takes("[::1]:18789") }),
-		refusedFor("a process of the gateway's UID, outside the container, listens beside it by SO_REUSEPORT", plain("--reuseport"),
-			api+"process … outside the container (…/stranger, UID 64990) with 127.0.0.1:18789 (inode …, uid 64990)"+giveAnother,
-			"the kernel lets no other UID bind a twin",
-			func(c *container) { c.taken(harness.GatewayUID, harness.GatewayAddress, "--reuseport") }),
+		twin(api),
 		refusedFor("a process of the host in the container's network namespace listens", plain(),
 			api+"process … outside the container (…/stranger, UID 0) with 127.0.0.2:18789 (inode …, uid 0)"+giveAnother, "",
 			func(c *container) { c.taken(0, "127.0.0.2:18789") }),
@@ -217,6 +214,22 @@ func listenerRefusals() []fault {
 			"in a directory where the workload may write",
 			func(c *container) { c.mustExec("sh", "-c", "rm -f /shared/gw && echo > /shared/gw") }),
 	}
+}
+
+// twin is the row of a second socket on the very address. While it is there it gets half of the connections.
+func twin(api string) fault {
+	var s stranger
+	f := refusedFor("a process of the gateway's UID, outside the container, listens beside it by SO_REUSEPORT", plain("--reuseport"),
+		api+"process … outside the container (…/stranger, UID 64990) with 127.0.0.1:18789 (inode …, uid 64990)"+giveAnother,
+		"the kernel lets no other UID bind a twin",
+		func(c *container) { s = c.taken(harness.GatewayUID, harness.GatewayAddress, "--reuseport") })
+	restart := f.do
+	f.do = func(t *testing.T) (*container, receipt.Status, harness.Result) {
+		c, before, said := restart(t)
+		s.let(t)
+		return c, before, said
+	}
+	return f
 }
 
 // neighbour is the row of two containers that share a network namespace, as those of a pod.

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,8 +30,9 @@ import (
 // next free one (proc_sys_kernel(5)).
 const lastPID = "/proc/sys/kernel/ns_last_pid"
 
-// reuseTries bounds the tries to have a number given again. All of the host takes numbers meanwhile.
-const reuseTries = 3000
+// reuseTime bounds the tries to have a number given again. All of the host takes numbers meanwhile: whoever else gets it has
+// to end first.
+const reuseTime = 20 * time.Second
 
 // occupant is a process that was given a number which another one had.
 type occupant struct {
@@ -48,7 +50,12 @@ func occupies(t *testing.T, number int, in *container, prepare func(cmd *exec.Cm
 	}, func() string { return fmt.Sprint(procStatus(t, number)) })
 	var o occupant
 	try := func() error {
-		for range reuseTries {
+		taken := fmt.Sprintf("/proc/%d", number)
+		for deadline := time.Now().Add(reuseTime); time.Now().Before(deadline); {
+			if _, err := os.Stat(taken); err == nil {
+				time.Sleep(5 * time.Millisecond)
+				continue
+			}
 			cmd := exec.Command("/bin/sleep", "600")
 			cmd.Env, cmd.Dir = []string{}, "/"
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -66,7 +73,8 @@ func occupies(t *testing.T, number int, in *container, prepare func(cmd *exec.Cm
 			cmd.Process.Kill()
 			cmd.Wait()
 		}
-		return fmt.Errorf("the number %d was not given again in %d tries", number, reuseTries)
+		by, _ := os.ReadFile(taken + "/cmdline")
+		return fmt.Errorf("the number %d was not given again within %v; now it is that of %q", number, reuseTime, by)
 	}
 	var err error
 	if in == nil {

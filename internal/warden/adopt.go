@@ -144,7 +144,8 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 		return nil, fmt.Sprintf("process %d is gone", pid)
 	}
 	if proc.Start() != m.Identity.Start {
-		proc.Close() // of such a process nothing more is read
+		// Of a process that has only got its number nothing more is read.
+		proc.Close()
 		return nil, fmt.Sprintf("process %d is gone, and its number is another process's now", pid)
 	}
 	id, err := w.isGateway(proc, m)
