@@ -21,7 +21,7 @@ const launchPatience = time.Second
 // before the next one is started: there are never two.
 func (w *Warden) adopt(m *memo) {
 	w.status.Generation, w.status.Restarts = m.Generation, m.Restarts
-	w.exits, w.backoff = m.Exits, m.Backoff
+	w.exits, w.backoff = recentExits(m.Exits, m.Profile.Restart.Window, time.Now()), m.Backoff
 	w.recall()
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
 	g, why := w.recognise(m)
@@ -121,12 +121,17 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 	if err != nil {
 		return nil, fmt.Sprintf("process %d is gone", m.Gateway.PID)
 	}
-	if why := w.isGateway(proc, m); why != "" {
+	why := w.isGateway(proc, m)
+	if why == "" && m.Adrift {
+		// Nobody would read its output, and it would stand still when the pipe is full.
+		why = fmt.Sprintf("the output of process %d cannot be taken over: the run directory was removed", m.Gateway.PID)
+	}
+	if why != "" {
 		proc.Close()
 		return nil, why
 	}
 	p := m.Profile
-	return &gateway{proc: proc, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p, oom: w.group.OOMKills()}, ""
+	return &gateway{proc: proc, info: *m.Gateway, since: since(m.Since, time.Now()), asked: m.Asked, proven: m.Proven, profile: &p, before: w.limits()}, ""
 }
 
 // isGateway gives "" or what is wrong. A different start time means that the number is somebody else's now: nothing more

@@ -36,7 +36,8 @@ type memo struct {
 	Gateway    *receipt.New     `json:"gateway"` // the gateway, or the launcher that is about to become it
 	Asked      bool             `json:"asked"`   // its end has been asked for
 	Proven     bool             `json:"proven"`
-	Profile    profile.Profile  `json:"profile"` // that it was started with
+	Adrift     bool             `json:"adrift,omitempty"` // its output goes to FIFOs that are not in the run directory any more
+	Profile    profile.Profile  `json:"profile"`          // that it was started with
 }
 
 const (
@@ -46,19 +47,23 @@ const (
 )
 
 // remember writes the memo. next is the launcher that is about to become the gateway with profile p; nil: what is now.
-func (w *Warden) remember(next *receipt.New, p *profile.Profile) {
+//
+// A failure is logged and, but for the recording of an operator's intent (see stop), is no more than that: the gateway's
+// life does not depend on the memo. A successor will know less, and replace what it can't prove.
+func (w *Warden) remember(next *receipt.New, p *profile.Profile) error {
 	m := memo{
 		Version: memoVersion, State: w.status.State, Since: w.status.Since, Code: w.status.Code, Message: w.status.Message,
 		Generation: w.status.Generation, Restarts: w.status.Restarts, Exits: w.exits, Backoff: w.backoff,
-		Gateway: next, Profile: *p,
+		Gateway: next, Profile: *p, Adrift: w.adrift,
 	}
 	if g := w.gateway; g != nil && next == nil {
 		m.Gateway, m.Asked, m.Proven = &g.info, g.asked, g.proven
 	}
-	if err := m.write(w.dir); err != nil {
-		// The gateway's life does not depend on it; a successor will know less, and replace what it can't prove.
+	err := m.write(w.dir)
+	if err != nil {
 		w.log.Error("cannot leave word for a successor", "err", err)
 	}
+	return err
 }
 
 func (m memo) write(dir string) error {
@@ -112,4 +117,21 @@ func parseMemo(data []byte) (*memo, error) {
 		return nil, fmt.Errorf("process %d with start time %d is not a gateway", m.Gateway.PID, m.Gateway.StartTime)
 	}
 	return &m, nil
+}
+
+// since gives the moment t, which another process wrote down, by this one's monotonic clock: from here on no step of the
+// system's clock changes how long ago it was. What the clock has put into the future meanwhile happened now, at the latest.
+func since(t, now time.Time) time.Time {
+	return now.Add(-max(0, now.Sub(t)))
+}
+
+// recentExits gives those unasked exits that still count at now.
+func recentExits(exits []time.Time, window time.Duration, now time.Time) []time.Time {
+	var out []time.Time
+	for _, t := range exits {
+		if t = since(t, now); now.Sub(t) <= window {
+			out = append(out, t)
+		}
+	}
+	return out
 }

@@ -362,6 +362,9 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 	}
 }
 
+// initEnds is how long the exit of the container's init may come after that of the gateway that it took with it.
+const initEnds = 50 * time.Millisecond
+
 // diedEarly is the error for a gateway that exited before it was proven.
 func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	exit, proof, err := g.proc.Ending()
@@ -370,7 +373,16 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	}
 	w.sayExited(g, exit)
 	g.exit, g.proof = &exit, proof
-	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.outOfMemory(g, exit))
+	if exit.Signal == unix.SIGKILL && !g.asked {
+		// So the kernel ends what is in a PID namespace whose init has exited; and that exit is complete, and seen, only now
+		// that the gateway is reaped.
+		select {
+		case <-w.alive.Done():
+			return ctxError(w.alive, stage, "the gateway was killed with its container")
+		case <-time.After(initEnds):
+		}
+	}
+	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.whyEnded(g, exit))
 }
 
 // workload lists the container's processes that are not the gateway's or ours, with their start times.

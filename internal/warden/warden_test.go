@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -177,3 +178,5 @@ func TestAWatcherThatDoesNotKeepUpLosesItsConnectionNotAnEvent(t *testing.T) {
 	}
 	w.remove(c)
 }
+
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
