@@ -121,19 +121,28 @@ func (h *Host) Mounts() ([]string, error) {
 	return points, nil
 }
 
-// HoldersOf lists who keeps the network namespace with that inode number alive: processes in it, and descriptors of it.
-func HoldersOf(netns uint64) []string {
+// HoldersOf lists who of this host's processes, containerd among them, keeps the network namespace with that inode number
+// alive: by being in it, or by a descriptor of it. Others are not looked at: when it is gone, its number is given to the next.
+func (h *Host) HoldersOf(netns uint64) ([]string, error) {
+	processes, err := h.Processes()
+	if err != nil {
+		return nil, err
+	}
+	if h.daemon != nil {
+		processes = append(processes, Process{PID: h.daemon.Process.Pid})
+	}
 	want := fmt.Sprintf("net:[%d]", netns)
 	var holders []string
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, path := range append(links, descriptors...) {
-		// What has gone meanwhile holds nothing.
-		if target, err := os.Readlink(path); err == nil && target == want {
-			holders = append(holders, path)
+	for _, p := range processes {
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.PID))
+		for _, path := range append(links, fmt.Sprintf("/proc/%d/ns/net", p.PID)) {
+			// What has gone meanwhile holds nothing.
+			if target, err := os.Readlink(path); err == nil && target == want {
+				holders = append(holders, path)
+			}
 		}
 	}
-	return holders
+	return holders, nil
 }
 
 // CheckClean waits for at most patience until nothing but containerd is left of this host's containers, and says what is.
