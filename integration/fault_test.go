@@ -22,6 +22,12 @@ import (
 // matrix is docs/fault-matrix.md: the tests run these rows, and the document is written from them.
 var matrix = []faults{
 	wardenFaults,
+	daemonFaults,
+	shimFaults,
+	pauseFaults,
+	limitFaults,
+	diskFaults,
+	placeFaults,
 }
 
 // faults are the rows of one section, and of one test.

@@ -4,6 +4,7 @@
 //	GET /health   --status, or the number in --status-file
 //	GET /env      its environment
 //	GET /exit     exits at once with status --exit-code
+//	GET /eat      allocates memory until it is ended
 package main
 
 import (
@@ -49,6 +50,7 @@ type options struct {
 	flood      int64
 	forkChild  bool
 	say        string
+	eat        bool
 }
 
 func run() error {
@@ -70,6 +72,7 @@ func run() error {
 	flag.Int64Var(&o.flood, "flood", 0, "write this many bytes of lines to stdout after binding")
 	flag.BoolVar(&o.forkChild, "fork-child", false, "leave a child that inherits the listeners and ignores SIGTERM")
 	flag.StringVar(&o.say, "say", "", "write this line to stdout at the start")
+	flag.BoolVar(&o.eat, "eat", false, "allocate memory until it is ended, before binding")
 	child := flag.Bool("child", false, "internal: be that child")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -110,6 +113,9 @@ func (o *options) serve() error {
 		}
 	}()
 
+	if o.eat {
+		eat()
+	}
 	time.Sleep(o.delayBind)
 	var files []*os.File
 	var listeners []net.Listener
@@ -187,7 +193,21 @@ func (o *options) handler() http.Handler {
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(o.health()) })
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
 	mux.HandleFunc("GET /exit", func(http.ResponseWriter, *http.Request) { os.Exit(o.exitCode) })
+	mux.HandleFunc("GET /eat", func(http.ResponseWriter, *http.Request) { eat() })
 	return mux
+}
+
+// eat allocates memory, and touches it, until the kernel ends it. The bound keeps a machine without a limit alive.
+func eat() {
+	var all [][]byte
+	for range 1024 {
+		b := make([]byte, 1<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		all = append(all, b)
+	}
+	fmt.Println("testgateway: nobody stopped it at", len(all), "MiB")
 }
 
 func (o *options) health() int {
