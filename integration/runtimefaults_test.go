@@ -202,7 +202,7 @@ func (c *container) shim() int {
 var shimFaults = faults{
 	test:  "TestNothingIsLeftOfAContainerWhoseShimIsKilled",
 	title: "The shim is killed",
-	about: "SIGKILL of the shim. containerd deletes the container of a dead shim, whatever its runtime; nothing of the gateway may be left: no process, mount, cgroup, namespace, socket or file.",
+	about: "SIGKILL of the shim. containerd deletes the container of a dead shim, whatever its runtime; nothing of the gateway may be left: no process, mount, cgroup, namespace, socket or file. (The dead shim's own socket is left by containerd, with its stock shim too.)",
 	rows: []fault{
 		{
 			stage: "idle", fault: "shim killed", exit: noClient, gateway: none, note: "nothing is left",
