@@ -332,6 +332,7 @@ func probeOf(res probe.Result) *receipt.Probe {
 // waiting changes. The waits grow from half a millisecond: most gateways need some, few need many.
 func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) error {
 	t := stoppedTimer()
+	var before *code.Error
 	for wait := 500 * time.Microsecond; ; wait = min(wait*3/2, 50*time.Millisecond) {
 		err := check()
 		if err == nil {
@@ -347,6 +348,10 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		if e.Code == code.ListenerContested || e.Code == code.Internal {
 			return err
 		}
+		if ctx.Err() != nil && before != nil {
+			e = before // an attempt that the end cut short tells less than the last whole one
+		}
+		before = e
 		t.Reset(wait)
 		select {
 		case <-t.C:
