@@ -4,9 +4,13 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	"github.com/containerd/typeurl/v2"
 
 	"github.com/gatewarden/gatewarden/integration/harness"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -72,5 +76,45 @@ func TestAContainerWhoseTaskIsStartedAgainHasAGatewayAgain(t *testing.T) {
 			t.Errorf("before %+v\nafter  %+v", before, after)
 		}
 		c.ask()
+	}
+}
+
+func TestEventsOfARestartThatOutlivesContainerdReachTheNextOne(t *testing.T) {
+	withFailpoints(t)
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.parked()
+	reached, release := c.hold("signalled")
+	wait := c.restartBy("gatewarden")
+	reached()
+	ctx, cancel := context.WithTimeout(host.Context(context.Background()), commandTime)
+	defer cancel()
+	if err := host.CrashDaemon(ctx); err != nil {
+		t.Fatal(err)
+	}
+	stream, errs := host.Client().Subscribe(ctx, `namespace=="`+host.Namespace+`"`, `topic~="^/tasks/"`)
+	release()
+	r := decode[receipt.Receipt](t, wait().Stdout)
+	var seen []string
+	for len(seen) < 2 {
+		select {
+		case e := <-stream:
+			v, err := typeurl.UnmarshalAny(e.Event)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch e := v.(type) {
+			case *eventsapi.TaskExit:
+				seen = append(seen, fmt.Sprintf("exit %s %d %d", e.ID, e.Pid, e.ExitStatus))
+			case *eventsapi.TaskExecStarted:
+				seen = append(seen, fmt.Sprintf("started %s %d", e.ExecID, e.Pid))
+			}
+		case err := <-errs:
+			t.Fatalf("events: %v", err)
+		case <-time.After(eventTime):
+			t.Fatalf("so far %v", seen)
+		}
+	}
+	if want := []string{fmt.Sprintf("exit gateway %d 0", before.PID), fmt.Sprintf("started gateway %d", r.New.PID)}; !slices.Equal(seen, want) {
+		t.Errorf("events %q, want %q", seen, want)
 	}
 }
