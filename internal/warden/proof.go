@@ -298,7 +298,9 @@ func late(ctx context.Context, err error) error {
 // probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
 func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, stage code.Stage) error {
 	res, err := w.ask(ctx, g)
-	r.Probe = probeOf(res)
+	if err == nil || ctx.Err() == nil || r.Probe == nil {
+		r.Probe = probeOf(res) // not one that the end cut short in the place of a whole one
+	}
 	if err != nil {
 		return err
 	}
