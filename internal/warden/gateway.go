@@ -253,7 +253,8 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		if f, ok := errors.AsType[*launch.Failure](err); ok {
 			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w%s", p.program.Path, f, hint(f))
 		}
-		if ctx.Err() != nil {
+		// The socket has the same deadline as ctx, and can be the first to see it.
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, ctxError(ctx, code.StageLaunch, "the launcher did not exec")
 		}
 		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w", p.program.Path, err)
