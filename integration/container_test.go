@@ -207,6 +207,55 @@ func (c *container) ctr(args ...string) harness.Result {
 	return r
 }
 
+// background starts a command and gives a function that waits for its end.
+func background(run func() harness.Result) (wait func() harness.Result) {
+	done := make(chan harness.Result, 1)
+	go func() { done <- run() }()
+	return func() harness.Result { return <-done }
+}
+
+// ctrInBackground is ctr for a goroutine of its own, on which a test can't be ended.
+func (c *container) ctrInBackground(args ...string) (wait func() harness.Result) {
+	return background(func() harness.Result {
+		ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+		defer cancel()
+		r, err := c.h.Ctr(ctx, args...)
+		if err != nil {
+			c.t.Error(err)
+		}
+		return r
+	})
+}
+
+// gatewardenInBackground is the operator's command for a goroutine of its own.
+func (c *container) gatewardenInBackground(args ...string) (wait func() harness.Result) {
+	return background(func() harness.Result {
+		ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+		defer cancel()
+		r, err := c.h.Gatewarden(ctx, args...)
+		if err != nil {
+			c.t.Error(err)
+		}
+		return r
+	})
+}
+
+// name is how the operator's command names the container.
+func (c *container) name() string { return c.h.Namespace + "/" + c.id }
+
+// parked waits until the gateway runs and its standby is parked.
+func (c *container) parked() receipt.Status {
+	c.t.Helper()
+	return c.waitFor("the gateway runs and the standby is parked", func(s receipt.Status) bool {
+		return s.State == receipt.Running && s.Standby.PID != 0
+	})
+}
+
+// begin starts an exec; the function that it gives waits for its end.
+func (c *container) begin(args ...string) (wait func() harness.Result) {
+	return c.ctrInBackground(append([]string{"task", "exec", "--exec-id", uniqueID("e"), c.id}, args...)...)
+}
+
 // mustExec is exec that has to succeed; it gives its standard output.
 func (c *container) mustExec(args ...string) string {
 	c.t.Helper()

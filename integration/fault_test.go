@@ -27,6 +27,12 @@ var matrix = []faults{
 	wardenFaults,
 	lostFaults,
 	listenerFaults,
+	daemonFaults,
+	shimFaults,
+	pauseFaults,
+	limitFaults,
+	diskFaults,
+	placeFaults,
 }
 
 // faults are the rows of one section, and of one test.
@@ -184,6 +190,25 @@ func (c *container) hold(point string) (reached, release func()) {
 	}
 	c.t.Cleanup(release)
 	return reached, release
+}
+
+// restartPoints are the failpoints inside a restart, in their order.
+var restartPoints = []struct {
+	stage code.Stage
+	point string
+	when  string
+}{
+	{code.StageQueue, "queue", "its turn has come"},
+	{code.StagePreflight, "preflight", "before preflight"},
+	{code.StageStop, "intent", "the intent is recorded, no signal sent"},
+	{code.StageStop, "signalled", "the signal is sent"},
+	{code.StageStop, "dead", "the gateway is dead and not yet reaped"},
+	{code.StageAbsence, "stopped", "between stop and launch"},
+	{code.StageLaunch, "release", "before the go"},
+	{code.StageListen, "launched", "after exec"},
+	{code.StageProbe, "probe", "while probing"},
+	{code.StageReceipt, "proven", "the successor is proven"},
+	{code.StageReceipt, "receipt", "before the receipt is written"},
 }
 
 var update = flag.Bool("update", false, "write the documents that are made from the tests")

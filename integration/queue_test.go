@@ -126,26 +126,6 @@ func (c *container) asked(want int) {
 	}
 }
 
-// name is how the operator's command names the container.
-func (c *container) name() string { return c.h.Namespace + "/" + c.id }
-
-// begin starts an exec; the function that it gives waits for its end.
-func (c *container) begin(args ...string) func() harness.Result {
-	c.t.Helper()
-	done := make(chan harness.Result, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), commandTime)
-		defer cancel()
-		// An error is part of the result, which then has no status 0.
-		r, err := c.h.Ctr(ctx, append([]string{"task", "exec", "--exec-id", uniqueID("e"), c.id}, args...)...)
-		if err != nil {
-			r.Status, r.Stderr = -1, r.Stderr+err.Error()
-		}
-		done <- r
-	}()
-	return func() harness.Result { return <-done }
-}
-
 // start starts the operator's command, for a test that ends it.
 func (c *container) start(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()

@@ -135,29 +135,17 @@ var wardenFaults = faults{
 }
 
 func wardenRows() []fault {
-	const adopted = "gateway … of …: process …, which the lost warden had started, was proven and adopted"
 	var rows []fault
-	for _, p := range []struct {
-		stage   code.Stage
-		point   string
-		when    string
-		message string
-	}{
-		{code.StageQueue, "queue", "its turn has come", ""},
-		{code.StagePreflight, "preflight", "before preflight", ""},
-		{code.StageStop, "intent", "the intent is recorded, no signal sent", ""},
-		{code.StageStop, "signalled", "the signal is sent", ""},
-		{code.StageStop, "dead", "the gateway is dead and not yet reaped", ""},
-		{code.StageAbsence, "stopped", "between stop and launch", ""},
-		{code.StageLaunch, "release", "before the go", ""},
-		{code.StageListen, "launched", "after exec", adopted},
-		{code.StageProbe, "probe", "while probing", adopted},
-		{code.StageReceipt, "proven", "the successor is proven", adopted},
-		{code.StageReceipt, "receipt", "before the receipt is written", adopted},
-	} {
+	begun := false
+	for _, p := range restartPoints {
+		begun = begun || p.point == "launched"
+		message := ""
+		if begun {
+			message = "gateway … of …: process …, which the lost warden had started, was proven and adopted"
+		}
 		for _, client := range []string{"gatewarden", "exec"} {
 			rows = append(rows, fault{
-				stage: string(p.stage), fault: "warden killed: " + p.when + "; asked by " + client, message: p.message,
+				stage: string(p.stage), fault: "warden killed: " + p.when + "; asked by " + client, message: message,
 				state: receipt.Running, gateway: aNewOne, note: "workload unchanged; the next restart works",
 				do: func(t *testing.T) (*container, receipt.Status, harness.Result) { return killWarden(t, p.point, client) },
 			})
@@ -169,7 +157,7 @@ func wardenRows() []fault {
 func killWarden(t *testing.T, point, client string) (*container, receipt.Status, harness.Result) {
 	withFailpoints(t)
 	c := run(t, options{profile: &harness.Profile{}})
-	before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+	before := c.parked()
 	workload := c.workload()
 	c.arm(point, "kill")
 	var r harness.Result

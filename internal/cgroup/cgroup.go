@@ -1,5 +1,5 @@
-// Package cgroup finds the cgroup of a container and reads what its warden needs: the member processes and whether they
-// are frozen. It writes nothing; resources are the runtime's business.
+// Package cgroup finds the cgroup of a container and reads what its warden needs: the member processes, whether they are
+// frozen, and whether a limit has been met. It writes nothing; resources are the runtime's business.
 package cgroup
 
 import (
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,6 +28,7 @@ const (
 type Group struct {
 	dir    string
 	memory string // of the memory controller; "": none
+	pids   string // of the pids controller; "": none
 	v2     bool
 }
 
@@ -57,9 +59,10 @@ func Of(procCgroup []byte) (Group, error) {
 			continue
 		}
 		g := Group{dir: dir, v2: want == ""}
-		if g.memory = dir; !g.v2 {
+		if g.memory, g.pids = dir, dir; !g.v2 {
 			// Without a group of its own there is no limit either, so nothing to tell.
 			g.memory, _ = find(mounts, paths, "memory")
+			g.pids, _ = find(mounts, paths, "pids")
 		}
 		return g, nil
 	}
@@ -130,24 +133,65 @@ func (g Group) Frozen() (bool, error) {
 // OOMKills counts the processes of the group that the kernel has killed for want of memory: oom_kill in
 // memory.oom_control (v1, Linux 4.13) or in memory.events (v2). 0 if the kernel does not tell.
 func (g Group) OOMKills() int {
-	if g.memory == "" {
-		return 0
-	}
-	name := "memory.oom_control"
 	if g.v2 {
-		name = "memory.events"
+		return counter(g.memory, "memory.events", "oom_kill")
 	}
-	data, err := read(filepath.Join(g.memory, name))
+	return counter(g.memory, "memory.oom_control", "oom_kill")
+}
+
+// ForksRefused counts how often the kernel has refused the group another process or thread because pids.max was reached
+// ("max" in pids.events, Linux 4.10). 0 if the kernel does not tell.
+func (g Group) ForksRefused() int { return counter(g.pids, "pids.events", "max") }
+
+// MaxPids is the limit of processes and threads together, pids.max: a number or "max"; "" if there is none.
+func (g Group) MaxPids() string { return value(g.pids, "pids.max") }
+
+// MaxMemory is the memory limit in bytes: a number, in v2 also "max"; "" if there is none.
+func (g Group) MaxMemory() string {
+	if g.v2 {
+		return value(g.memory, "memory.max")
+	}
+	return value(g.memory, "memory.limit_in_bytes")
+}
+
+// MemoryLeft is what the group can still use below its own memory limit, in bytes, counting as free what the kernel drops
+// first (inactive_file in memory.stat). Without a limit it is math.MaxInt64.
+func (g Group) MemoryLeft() int64 {
+	limit, err := strconv.ParseInt(g.MaxMemory(), 10, 64)
 	if err != nil {
-		return 0
+		return math.MaxInt64 // "max", or no such controller
 	}
-	for line := range strings.Lines(string(data)) {
-		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			kills, _ := strconv.Atoi(strings.TrimSpace(n))
-			return kills
+	name, key := "memory.usage_in_bytes", "total_inactive_file"
+	if g.v2 {
+		name, key = "memory.current", "inactive_file"
+	}
+	used, err := strconv.ParseInt(value(g.memory, name), 10, 64)
+	if err != nil {
+		return math.MaxInt64
+	}
+	return limit - used + int64(counter(g.memory, "memory.stat", key))
+}
+
+// counter reads a number from a file of lines "KEY NUMBER".
+func counter(dir, name, key string) int {
+	for line := range strings.Lines(value(dir, name)) {
+		if n, ok := strings.CutPrefix(line, key+" "); ok {
+			count, _ := strconv.Atoi(strings.TrimSpace(n))
+			return count
 		}
 	}
 	return 0
+}
+
+func value(dir, name string) string {
+	if dir == "" {
+		return ""
+	}
+	data, err := read(filepath.Join(dir, name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
 }
 
 // Procs lists the numbers of the processes in the cgroup and in those below it. A process can't leave them without

@@ -91,6 +91,79 @@ func TestFrozenFollowsTheFreezer(t *testing.T) {
 	}
 }
 
+// controlled makes a cgroup in which that controller works, of either version.
+func controlled(t *testing.T, controller string) (dir string, v2 bool) {
+	t.Helper()
+	base := filepath.Join("/sys/fs/cgroup", controller)
+	if _, err := os.Stat(base); err != nil {
+		base, v2 = "/sys/fs/cgroup", true
+		if err := os.WriteFile(base+"/cgroup.subtree_control", []byte("+"+controller), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir, err := os.MkdirTemp(base, "gwt-")
+	if err != nil {
+		t.Fatal("this test needs root and a cgroup to write in: ", err)
+	}
+	t.Cleanup(func() { os.Remove(dir) })
+	return dir, v2
+}
+
+func set(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRefusedForksAreCounted(t *testing.T) {
+	dir, v2 := controlled(t, "pids")
+	g := Group{pids: dir, v2: v2}
+	set(t, dir+"/pids.max", "1")
+	if n := g.ForksRefused(); n != 0 || g.MaxPids() != "1" {
+		t.Fatalf("%d refused at pids.max %s", n, g.MaxPids())
+	}
+	if err := exec.Command("/bin/sh", "-c", "echo $$ > "+dir+"/cgroup.procs && /bin/true; exit 0").Run(); err == nil {
+		t.Error("the fork was not refused")
+	}
+	if n := g.ForksRefused(); n == 0 {
+		t.Error("the refusal is not counted")
+	}
+}
+
+func TestMemoryLimitsAndKillsAreRead(t *testing.T) {
+	dir, v2 := controlled(t, "memory")
+	g := Group{memory: dir, v2: v2}
+	if left := g.MemoryLeft(); left < 1<<40 {
+		t.Errorf("%d bytes are left without a limit", left)
+	}
+	file := "memory.limit_in_bytes"
+	if v2 {
+		file = "memory.max"
+	}
+	set(t, filepath.Join(dir, file), "16777216")
+	if left := g.MemoryLeft(); left > 16<<20 || left < 15<<20 || g.MaxMemory() != "16777216" {
+		t.Errorf("%d bytes of %s are left in an empty group", left, g.MaxMemory())
+	}
+	if n := g.OOMKills(); n != 0 {
+		t.Errorf("%d kills", n)
+	}
+	// dd's one block is more than there is.
+	if err := exec.Command("/bin/sh", "-c", "echo $$ > "+dir+"/cgroup.procs && exec dd if=/dev/zero of=/dev/null bs=64M count=1").Run(); err == nil {
+		t.Error("the kernel did not end it")
+	}
+	if n := g.OOMKills(); n != 1 {
+		t.Errorf("%d kills are counted", n)
+	}
+}
+
+func TestWithoutAControllerNothingIsTold(t *testing.T) {
+	var g Group
+	if g.OOMKills() != 0 || g.ForksRefused() != 0 || g.MaxPids() != "" || g.MaxMemory() != "" || g.MemoryLeft() < 1<<40 {
+		t.Errorf("%d %d %q %q %d", g.OOMKills(), g.ForksRefused(), g.MaxPids(), g.MaxMemory(), g.MemoryLeft())
+	}
+}
+
 func TestTheRootCgroupIsNobodysOwn(t *testing.T) {
 	for _, data := range []string{"3:freezer:/\n0::/\n", "0::/\n"} {
 		if g, err := Of([]byte(data)); !errors.Is(err, ErrRoot) {

@@ -47,6 +47,21 @@ func (i *installation) claim() error {
 	}
 }
 
+// Reclaim makes the run directory of a warden that still runs anew, when it was removed or moved away: the directory, the
+// record, and the lock, which it gives. What lies in the place is removed, unless it belongs to a live warden.
+func (i Install) Reclaim() (*os.File, error) {
+	n := &installation{record: i}
+	err := n.claim()
+	if err == nil {
+		err = i.Write()
+	}
+	if err != nil {
+		n.unlock()
+		return nil, err
+	}
+	return n.lock, nil
+}
+
 // lockPoll is the time between two tries: flock(2) has no timeout, and a blocked flock cannot be called off.
 const lockPoll = 5 * time.Millisecond
 
@@ -188,16 +203,19 @@ func (i *installation) stateSource(target string) (*os.File, error) {
 // stateName is the directory of the [[state]] directories in a container's state directory.
 const stateName = "state"
 
-func (i *installation) write() error {
-	if err := i.record.validate(); err != nil {
+// Write writes the record into the run directory, which the caller has locked.
+func (i Install) Write() error {
+	if err := i.validate(); err != nil {
 		return fmt.Errorf("cannot record the installation: %w", err)
 	}
-	data, err := json.MarshalIndent(i.record, "", "  ")
+	data, err := json.MarshalIndent(i, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot record the installation: %w", err)
 	}
-	// The directory is locked and was emptied. Nobody reads the record before the warden does.
-	return os.WriteFile(filepath.Join(i.record.RunDir(), RecordName), append(data, '\n'), 0o600)
+	if err := os.WriteFile(filepath.Join(i.RunDir(), RecordName), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("cannot record the installation: %w", err)
+	}
+	return nil
 }
 
 // RemoveRunDir removes a container's run directory, and its namespace's when that is empty then. The caller holds the

@@ -170,7 +170,8 @@ func (i *installation) run(annotated bool) (err error) {
 	}); err != nil {
 		return err
 	}
-	if err := i.write(); err != nil {
+	// The directory is locked and was emptied. Nobody reads the record before the warden does.
+	if err := i.record.Write(); err != nil {
 		return err
 	}
 	return i.startWarden()

@@ -73,8 +73,12 @@ func appendTo(f *os.File, size int64, line []byte) error {
 			line = append([]byte{'\n'}, line...)
 		}
 	}
-	_, err := f.Write(line)
-	return err
+	if _, err := f.Write(line); err != nil {
+		// What a full disk took of it is no receipt. If this fails too, it is one more torn line.
+		f.Truncate(size)
+		return err
+	}
+	return nil
 }
 
 // open refuses what is not a regular file, and links.

@@ -114,6 +114,31 @@ func TestATornLineIsLeftOutAndReportedAndTheNextReceiptIsWhole(t *testing.T) {
 	check(2, "b c", 4)
 }
 
+func TestAFullDiskLeavesNoTornLine(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("gwt", dir, "tmpfs", 0, "size=8k"); err != nil {
+		t.Fatal("this test needs root: ", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	path := filepath.Join(dir, Name)
+	var err error
+	written := 0
+	for ; err == nil && written < 100; written++ {
+		err = Append(path, &receipt.Receipt{Version: 1, ID: "x", Reason: strings.Repeat("y", 700)})
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("after %d receipts: %v", written, err)
+	}
+	all, err := Read(path, 1000)
+	if err != nil || len(all) != written-1 {
+		t.Errorf("%d receipts of %d, %v", len(all), written-1, err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || !strings.HasSuffix(string(data), "\n") {
+		t.Errorf("the file ends with %q, %v", data[max(0, len(data)-20):], err)
+	}
+}
+
 func TestWhatCannotBeAJournalIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	for _, err := range []error{

@@ -204,6 +204,11 @@ func (i *inner) ResizePty(_ context.Context, r *taskapi.ResizePtyRequest) (*empt
 	return &emptypb.Empty{}, nil
 }
 
+func (i *inner) Checkpoint(_ context.Context, r *taskapi.CheckpointTaskRequest) (*emptypb.Empty, error) {
+	i.call("checkpoint %s", r.ID)
+	return &emptypb.Empty{}, nil
+}
+
 func (i *inner) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
 	i.call("Pids %s", r.ID)
 	return &taskapi.PidsResponse{Processes: []*task.ProcessInfo{{Pid: initPID}, {Pid: extraPID}, {Pid: extraPID + 1}}}, nil

@@ -70,7 +70,7 @@ func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
 	w.acting = a
 	r := w.begin(a)
 	if err := w.replace(ctx, a, r); err != nil {
-		e := code.From(err, code.StageLaunch)
+		e := w.pausedMeanwhile(r, code.From(err, code.StageLaunch))
 		r.Code, r.Stage, r.Retryable = e.Code, e.Stage, e.Retryable
 		r.Message = w.explain(a, r, e)
 	}
@@ -99,8 +99,12 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 	w.status.Last = r
 	failpoint.Hit(w.dir, "receipt")
 	if err := journal.Append(w.journal(), r); err != nil {
-		// The action stands: a full disk must not keep a gateway down.
+		// The action stands: a full disk must not keep a gateway down. The client and the status have the receipt all the same.
 		w.log.Error("cannot record the receipt", "receipt", r.ID, "err", err)
+		if r.Message != "" {
+			r.Message += "; "
+		}
+		r.Message += fmt.Sprintf("this receipt is not in the journal: %v", err)
 	}
 	w.recent.add(a.request, r)
 	w.acting = nil
@@ -255,6 +259,18 @@ func (w *Warden) notFrozen() error {
 	return nil
 }
 
+// pausedMeanwhile gives the pause of the container as what failed an action that had begun, if it is paused now: nothing in
+// it stops, starts or answers then.
+func (w *Warden) pausedMeanwhile(r *receipt.Receipt, e *code.Error) *code.Error {
+	if r.Outcome == receipt.Refused {
+		return e
+	}
+	if p := code.From(w.notFrozen(), e.Stage); p != nil && p.Code == code.Paused {
+		return code.Errorf(code.Paused, e.Stage, "%s: %w", p.Message, e)
+	}
+	return e
+}
+
 // reread reads the profile again, for an action that an operator asked for. What only a new container can change is
 // refused here rather than ignored.
 func (w *Warden) reread() (*profile.Profile, error) {
@@ -295,6 +311,13 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 		sig = a.first
 	}
 	g.asked = true // before the signal: the exit that follows is ours, whatever its status
+	// A successor that does not know of the intent would take the end for an unasked one, and could leave it so. Nobody needs
+	// to take that risk for a restart that was asked for; what the warden replaces by itself is not served by waiting.
+	if err := w.remember(w.gateway); err != nil && a.asked {
+		g.asked = false
+		r.Outcome = receipt.Refused
+		return code.Errorf(code.PreflightFailed, code.StageStop, "cannot record in %s that the gateway is to be stopped: %w; the directory has to be there and to have room", w.dir, err)
+	}
 	w.setState(receipt.Stopping)
 	if _, err := g.proc.Prove(g.id); errors.Is(err, process.ErrChanged) {
 		// Its handle is what counts for the signal: it is the process that was started, whatever it has become.
@@ -347,8 +370,10 @@ func (w *Warden) abandon(g *gateway) {
 	if err := g.proc.Kill(); err != nil {
 		w.log.Error("cannot end the unproven gateway", "pid", g.info.PID, "err", err)
 	}
-	if !g.proc.AwaitFor(killGrace) {
+	// A frozen one dies with the resume; nobody is kept waiting for that.
+	if w.notFrozen() != nil || !g.proc.AwaitFor(killGrace) {
 		w.log.Error("the unproven gateway survives SIGKILL", "pid", g.info.PID)
+		w.setState(receipt.Stopping)
 		return // its exit will be seen by run
 	}
 	if _, _, err := w.reaped(); err != nil {

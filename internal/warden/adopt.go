@@ -23,7 +23,7 @@ const launchPatience = time.Second
 func (w *Warden) adopt(m *memo) {
 	failpoint.Hit(w.dir, "adopt")
 	w.status.Generation, w.status.Restarts = m.Generation, m.Restarts
-	w.exits, w.backoff = m.Exits, m.Backoff
+	w.exits, w.backoff = recentExits(m.Exits, m.Profile.Restart.Window, time.Now()), m.Backoff
 	answered := w.recall(m.Pending)
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
 	begun := m.Pending != nil && !answered
@@ -158,7 +158,12 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 		return nil, fmt.Sprintf("process %d is not the gateway: %v", pid, err)
 	}
 	p := m.Profile
-	return &gateway{proc: proc, id: id, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p, oom: w.group.OOMKills()}, ""
+	if m.Adrift {
+		// Nobody would read its output, and it would stand still when the pipe is full.
+		proc.Close()
+		return nil, fmt.Sprintf("the output of process %d cannot be taken over: the run directory was removed", pid)
+	}
+	return &gateway{proc: proc, id: id, info: *m.Gateway, since: since(m.Since, time.Now()), asked: m.Asked, proven: m.Proven, profile: &p, before: w.limits()}, ""
 }
 
 // isGateway proves that the process is the one of the memo, and gives what it is.

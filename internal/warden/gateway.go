@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ type gateway struct {
 	exit    *process.Exit // once it has been reaped
 	proof   string        // of that exit
 	profile *profile.Profile
-	oom     int // processes of the container that had been killed for want of memory when it was started
+	before  limits // as the container had met them when it was started, or last seen alive
 }
 
 // done never fires while there is no gateway.
@@ -112,7 +113,17 @@ func (w *Warden) spawnStandby(who identity) {
 }
 
 // park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for.
-func (w *Warden) park(ctx context.Context, who identity) (*standby, error) {
+func (w *Warden) park(ctx context.Context, who identity) (_ *standby, err error) {
+	if err := w.roomToJoin(); err != nil {
+		return nil, err
+	}
+	before := w.limits()
+	defer func() {
+		if why := w.limitMet(before); err != nil && why != "" {
+			e := code.From(err, code.StageLaunch)
+			err = &code.Error{Code: e.Code, Stage: e.Stage, Retryable: e.Retryable, Message: why + ": " + e.Message, Err: e}
+		}
+	}()
 	gate, theirs, err := launch.NewGate()
 	if err != nil {
 		return nil, err
@@ -138,6 +149,9 @@ func (w *Warden) park(ctx context.Context, who identity) (*standby, error) {
 	return s, nil
 }
 
+// noStandby begins the status's message while the gateway is well and the next one cannot be prepared.
+const noStandby = "no standby, so a restart would be refused: "
+
 // standbyJoined takes a new standby in, or plans the next try.
 func (w *Warden) standbyJoined(j joined) {
 	w.joining = false
@@ -145,7 +159,14 @@ func (w *Warden) standbyJoined(j joined) {
 	if j.err != nil {
 		w.retryStandby()
 		w.log.Error("cannot make a standby", "err", j.err, "next_try_in", w.standbyLag)
+		if w.status.State == receipt.Running {
+			w.status.Message = noStandby + j.err.Error()
+			w.publish()
+		}
 		return
+	}
+	if strings.HasPrefix(w.status.Message, noStandby) {
+		w.status.Message = ""
 	}
 	w.standbyLag = 0
 	w.standby = j.standby
@@ -219,22 +240,30 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	// Recorded before it can run: whoever comes after us has to recognise it.
 	w.remember(&gateway{proc: s.proc, id: s.id, info: info, since: time.Now(), profile: p.profile})
 	failpoint.Hit(w.dir, "release")
+	before := w.limits()
 	err = s.gate.Release(ctx, launch.Order{Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: p.env})
 	s.gate.Close()
 	w.standby, w.status.Standby.PID = nil, 0
 	if err != nil {
-		s.end(w.log)
+		if w.notFrozen() == nil {
+			s.end(w.log)
+		} else {
+			// Frozen, it dies with the resume, before another instruction of its, and is reaped like what a failed join left.
+			s.proc.Kill()
+			s.proc.Close()
+		}
 		if f, ok := errors.AsType[*launch.Failure](err); ok {
 			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w%s", p.program.Path, f, hint(f))
 		}
-		if ctx.Err() != nil {
+		// The socket has the same deadline as ctx, and can be the first to see it.
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, ctxError(ctx, code.StageLaunch, "the launcher did not exec")
 		}
 		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w", p.program.Path, err)
 	}
 	id := s.id
 	id.Exe = process.File{}
-	return &gateway{proc: s.proc, id: id, info: info, since: time.Now(), profile: p.profile, oom: w.group.OOMKills()}, nil
+	return &gateway{proc: s.proc, id: id, info: info, since: time.Now(), profile: p.profile, before: before}, nil
 }
 
 // hint says what an error of exec means for the operator, where its text does not.

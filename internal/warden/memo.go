@@ -38,8 +38,9 @@ type memo struct {
 	Identity   process.Identity `json:"identity"` // of that process; of the launcher until it has been released
 	Asked      bool             `json:"asked"`    // its end has been asked for
 	Proven     bool             `json:"proven"`
-	Profile    profile.Profile  `json:"profile"` // that it was started with
-	Pending    *pending         `json:"pending"` // the action in progress, past its preflight
+	Adrift     bool             `json:"adrift,omitempty"` // its output goes to FIFOs that are not in the run directory any more
+	Profile    profile.Profile  `json:"profile"`          // that it was started with
+	Pending    *pending         `json:"pending"`          // the action in progress, past its preflight
 }
 
 // pending is an action that has begun, for a successor to finish and to answer for.
@@ -65,11 +66,14 @@ const (
 )
 
 // remember writes the memo. g is the gateway, a launcher that is about to become it, or nil.
-func (w *Warden) remember(g *gateway) {
+//
+// A failure is logged and, but for the recording of an operator's intent (see stop), is no more than that: the gateway's
+// life does not depend on the memo. A successor will know less, and replace what it can't prove.
+func (w *Warden) remember(g *gateway) error {
 	m := memo{
 		Version: memoVersion, State: w.status.State, Since: w.status.Since, Code: w.status.Code, Message: w.status.Message,
 		Generation: w.status.Generation, Restarts: w.status.Restarts, Exits: w.exits, Backoff: w.backoff,
-		Profile: *w.profile,
+		Profile: *w.profile, Adrift: w.adrift,
 	}
 	if g != nil {
 		m.Gateway, m.Identity, m.Asked, m.Proven, m.Profile = &g.info, g.id, g.asked, g.proven, *g.profile
@@ -77,10 +81,11 @@ func (w *Warden) remember(g *gateway) {
 	if a := w.acting; a != nil && a.profile != nil {
 		m.Pending = &pending{ID: a.id, Kind: a.kind, Asked: a.asked, Reason: a.reason, Request: a.request, By: a.by, Old: a.old, Profile: *a.profile}
 	}
-	if err := m.write(w.dir); err != nil {
-		// The gateway's life does not depend on it; a successor will know less, and replace what it can't prove.
+	err := m.write(w.dir)
+	if err != nil {
 		w.log.Error("cannot leave word for a successor", "err", err)
 	}
+	return err
 }
 
 func (m memo) write(dir string) error {
@@ -134,4 +139,21 @@ func parseMemo(data []byte) (*memo, error) {
 		return nil, fmt.Errorf("process %d with start time %d is not a gateway", m.Gateway.PID, m.Gateway.StartTime)
 	}
 	return &m, nil
+}
+
+// since gives the moment t, which another process wrote down, by this one's monotonic clock: from here on no step of the
+// system's clock changes how long ago it was. What the clock has put into the future meanwhile happened now, at the latest.
+func since(t, now time.Time) time.Time {
+	return now.Add(-max(0, now.Sub(t)))
+}
+
+// recentExits gives those unasked exits that still count at now.
+func recentExits(exits []time.Time, window time.Duration, now time.Time) []time.Time {
+	var out []time.Time
+	for _, t := range exits {
+		if t = since(t, now); now.Sub(t) <= window {
+			out = append(out, t)
+		}
+	}
+	return out
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -52,7 +50,7 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 	case w.gateway != nil:
 		// Refused with the old one serving; or the old one does not end, and nothing is done to it after the deadline. It
 		// may serve on, and when it does end, its relaunch is ours (see gatewayExited).
-		if w.status.State == receipt.Stopping {
+		if w.gateway.asked {
 			ctx, cancel := context.WithTimeout(w.alive, time.Second)
 			defer cancel()
 			if h := w.report(ctx).Healthy; h != nil && *h {
@@ -63,7 +61,10 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 			}
 		}
 		return
-	case r.Outcome == receipt.Refused && !r.Retryable && r.Code != code.Paused && r.Code != code.ListenerContested:
+	case r.Code == code.Paused:
+		w.awaitResume(r.Message)
+		return
+	case r.Outcome == receipt.Refused && !r.Retryable && r.Code != code.ListenerContested:
 		// No start can succeed until somebody changes something. An operator's restart looks again.
 		w.fail(r.Code, r.Message)
 		return
@@ -108,8 +109,8 @@ func (w *Warden) gatewayExited() {
 		return
 	}
 	w.log.Warn("the gateway exited unasked", "pid", g.info.PID, "exit", exit.String())
-	message := fmt.Sprintf("%s exited unasked after %v (%s%s)", w.object(), time.Since(g.since).Round(time.Millisecond), exit, w.outOfMemory(g, exit))
-	w.lost.OOM = w.outOfMemory(g, exit) != ""
+	message := fmt.Sprintf("%s exited unasked after %v (%s%s)", w.object(), time.Since(g.since).Round(time.Millisecond), exit, w.whyEnded(g, exit))
+	w.lost.OOM = w.outOfMemory(g, exit)
 	if time.Since(g.since) >= g.profile.Restart.Window {
 		w.backoff, w.exits = 0, nil
 	}
@@ -122,15 +123,6 @@ func (w *Warden) gatewayExited() {
 	default:
 		w.unasked("", message)
 	}
-}
-
-// outOfMemory names the kernel's out-of-memory killer as what ended the gateway: it got a SIGKILL that nobody here sent,
-// and the container's count of such kills has risen since its start.
-func (w *Warden) outOfMemory(g *gateway, exit process.Exit) string {
-	if g.asked || exit.Signal != unix.SIGKILL || w.group.OOMKills() <= g.oom {
-		return ""
-	}
-	return ", out of memory: the kernel killed it at the container's memory limit"
 }
 
 // decide gives the state that an unasked exit leads to.
@@ -153,8 +145,7 @@ func decide(p profile.Restart, exit process.Exit) receipt.State {
 func (w *Warden) unasked(c code.Code, message string) {
 	p := w.profile.Restart
 	now := time.Now()
-	w.exits = slices.DeleteFunc(w.exits, func(t time.Time) bool { return now.Sub(t) > p.Window })
-	w.exits = append(w.exits, now)
+	w.exits = append(recentExits(w.exits, p.Window, now), now)
 	if p.Policy != profile.Never && len(w.exits) > p.Burst {
 		w.fail(code.CrashLoop, fmt.Sprintf("%s; that makes %d ends within %v: no further try is made until `gatewarden restart %s`", message, len(w.exits), p.Window, w.container))
 		return
@@ -175,6 +166,29 @@ func (w *Warden) again(c code.Code, message string) {
 	w.retry.Reset(delay)
 	w.status.Code, w.status.Message = c, fmt.Sprintf("%s; next start in %v", message, delay.Round(time.Millisecond))
 	w.setState(receipt.Backoff)
+}
+
+// pausedRetry is how often a container whose pause keeps the next start from being made is looked at. Each look reads one
+// file; there is nothing to wait for on a v1 freezer.
+const pausedRetry = 500 * time.Millisecond
+
+// nextTry makes the start that was planned, unless the container is paused now.
+func (w *Warden) nextTry() {
+	if e := code.From(w.notFrozen(), code.StagePreflight); e != nil && e.Code == code.Paused {
+		w.awaitResume(fmt.Sprintf("cannot start %s: %s", w.object(), e.Message))
+		return
+	}
+	w.start(receipt.Respawn)
+}
+
+// awaitResume plans the next start for when the container is resumed. A pause says nothing about the gateway, so it is not
+// counted as an end.
+func (w *Warden) awaitResume(message string) {
+	w.retry.Reset(pausedRetry)
+	if w.status.Code != code.Paused {
+		w.status.Code, w.status.Message = code.Paused, message+"; no gateway runs until then"
+		w.setState(receipt.Backoff)
+	}
 }
 
 // fail is the loud state that only an operator's restart or recover leaves.

@@ -339,7 +339,9 @@ func late(ctx context.Context, err error) error {
 // probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
 func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, stage code.Stage) error {
 	res, err := w.ask(ctx, g)
-	r.Probe = probeOf(res)
+	if err == nil || ctx.Err() == nil || r.Probe == nil {
+		r.Probe = probeOf(res) // not one that the end cut short in the place of a whole one
+	}
 	if err != nil {
 		return err
 	}
@@ -373,6 +375,7 @@ func probeOf(res probe.Result) *receipt.Probe {
 // waiting changes. The waits grow from half a millisecond: most gateways need some, few need many.
 func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) error {
 	t := stoppedTimer()
+	var before *code.Error
 	for wait := 500 * time.Microsecond; ; wait = min(wait*3/2, 50*time.Millisecond) {
 		err := check()
 		if err == nil {
@@ -388,6 +391,10 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		if e.Code == code.ListenerContested || e.Code == code.PostureMismatch || e.Code == code.Internal {
 			return err
 		}
+		if ctx.Err() != nil && before != nil {
+			e = before // an attempt that the end cut short tells less than the last whole one
+		}
+		before = e
 		t.Reset(wait)
 		select {
 		case <-t.C:
@@ -403,6 +410,9 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 	}
 }
 
+// initEnds is how long the exit of the container's init may come after that of the gateway that it took with it.
+const initEnds = 50 * time.Millisecond
+
 // diedEarly is the error for a gateway that exited before it was proven.
 func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	exit, proof, err := g.proc.Ending()
@@ -411,7 +421,16 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	}
 	w.sayExited(g, exit)
 	g.exit, g.proof = &exit, proof
-	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.outOfMemory(g, exit))
+	if exit.Signal == unix.SIGKILL && !g.asked {
+		// So the kernel ends what is in a PID namespace whose init has exited; and that exit is complete, and seen, only now
+		// that the gateway is reaped.
+		select {
+		case <-w.alive.Done():
+			return ctxError(w.alive, stage, "the gateway was killed with its container")
+		case <-time.After(initEnds):
+		}
+	}
+	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.whyEnded(g, exit))
 }
 
 // workload lists the container's processes that are not the gateway's or ours, with their start times.

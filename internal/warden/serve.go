@@ -235,10 +235,12 @@ func (w *Warden) report(ctx context.Context) *control.Report {
 		return rep
 	}
 	g := w.gateway
+	counted := w.limits()
 	if g == nil || g.proc.Exited() {
 		rep.Healthy, rep.Code, rep.Message = &no, w.status.Code, w.status.Message
 		return rep
 	}
+	g.before = counted // while it lives: that was not about it
 	rep.PID = g.info.PID
 	if err := w.notFrozen(); err != nil {
 		return fail(err) // it can't answer, and that says nothing of its health

@@ -6,7 +6,8 @@
 //
 // The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
 // to its receipt; gateway.go is the gateway and the standby; proof.go is what is proven of them; policy.go decides what
-// follows an unasked exit; status.go is what the outside sees.
+// follows an unasked exit; limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
+// warden leaves to a successor and takes from one; place.go keeps the run directory; status.go is what the outside sees.
 package warden
 
 import (
@@ -77,7 +78,8 @@ type Warden struct {
 	stderrF  *os.File
 	pumps    []*gatewaylog.Pump
 
-	clients  *net.UnixListener
+	clients  *net.UnixListener // until run begins
+	place    *place
 	requests chan *request
 	joined   chan joined
 	snapshot atomic.Pointer[published]
@@ -105,6 +107,7 @@ type Warden struct {
 	standbyTry *time.Timer
 	tidy       *time.Timer // runs out some time after the last action
 	standbyLag time.Duration
+	adrift     bool // the FIFOs that the gateway has are not in the run directory any more
 }
 
 // firstStart tells waiters of the first start's outcome.
@@ -275,9 +278,16 @@ func (w *Warden) run() {
 		cancel(errContainerGone)
 	}()
 	var serving sync.WaitGroup
-	serving.Go(func() { control.Serve(ctx, w.clients, w.handle) })
 	defer serving.Wait()
-	defer w.clients.Close()
+	w.place = w.hold(w.clients)
+	keeping, letGo := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { w.place.keep(keeping, &serving) })
+	letGoOfPlace := func() {
+		letGo()
+		keeper.Wait()
+	}
+	defer letGoOfPlace()
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
@@ -286,6 +296,10 @@ func (w *Warden) run() {
 		w.adopt(w.memo)
 		w.memo = nil
 	} else {
+		// A warden that was lost may have left a gateway and no memo that could be read: nothing tells what that process is.
+		if err := w.endStrays(ctx); err != nil {
+			w.log.Error("cannot clear up before the first start", "err", err)
+		}
 		w.spawnStandby(identityOf(w.profile))
 		w.start(receipt.Start)
 	}
@@ -293,8 +307,12 @@ func (w *Warden) run() {
 		w.reapAdopted()
 		select {
 		case <-w.left:
+			letGoOfPlace()
 			w.leave()
 			return
+		case <-w.place.moved:
+			w.adrift = true
+			w.remember(w.gateway)
 		case <-children: // for reapAdopted
 		case <-ctx.Done():
 		case r := <-w.requests:
@@ -302,7 +320,7 @@ func (w *Warden) run() {
 		case <-w.gateway.done():
 			w.gatewayExited()
 		case <-w.retry.C:
-			w.start(receipt.Respawn)
+			w.nextTry()
 		case j := <-w.joined:
 			w.standbyJoined(j)
 		case <-w.standby.done():
@@ -315,6 +333,7 @@ func (w *Warden) run() {
 		}
 	}
 	close(w.ended)
+	letGoOfPlace()
 	w.cleanup()
 }
 
@@ -367,6 +386,9 @@ func (w *Warden) cleanup() {
 	w.endStrays(context.Background())
 	w.close()
 	// The lock is ours until we exit: poststop, or the next container of that name, waits for it.
+	if !w.place.locked() {
+		return // it has been removed, or what is there is somebody else's
+	}
 	if err := install.RemoveRunDir(w.dir); err != nil {
 		w.log.Error("cannot remove the run directory", "err", err)
 	}

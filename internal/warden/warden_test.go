@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"strings"
 	"testing"
@@ -198,3 +199,4 @@ func TestTheListenersOfAGatewayThatHasExitedAreNotItsOwn(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+func discardLog() *slog.Logger { return slog.New(slog.DiscardHandler) }

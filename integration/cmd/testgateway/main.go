@@ -5,6 +5,7 @@
 //	GET /env      its environment
 //	GET /become   executes ?program= with ?arg=, in its own process
 //	GET /exit     exits at once with status --exit-code
+//	GET /eat      allocates memory until it is ended
 package main
 
 import (
@@ -51,6 +52,7 @@ type options struct {
 	forkChild  bool
 	worker     bool
 	say        string
+	eat        bool
 }
 
 func run() error {
@@ -74,6 +76,7 @@ func run() error {
 	flag.BoolVar(&o.worker, "worker", false, "hand the listeners to a child that serves, and keep none")
 	inherited := flag.Int("inherited", 0, "internal: serve this many listeners, from descriptor 3 on")
 	flag.StringVar(&o.say, "say", "", "write this line to stdout at the start")
+	flag.BoolVar(&o.eat, "eat", false, "allocate memory until it is ended, before binding")
 	child := flag.Bool("child", false, "internal: be that child")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -130,6 +133,9 @@ func (o *options) serve() error {
 		}
 	}()
 
+	if o.eat {
+		eat()
+	}
 	time.Sleep(o.delayBind)
 	var files []*os.File
 	var listeners []net.Listener
@@ -232,7 +238,21 @@ func (o *options) handler() http.Handler {
 		}
 	})
 	mux.HandleFunc("GET /exit", func(http.ResponseWriter, *http.Request) { os.Exit(o.exitCode) })
+	mux.HandleFunc("GET /eat", func(http.ResponseWriter, *http.Request) { eat() })
 	return mux
+}
+
+// eat allocates memory, and touches it, until the kernel ends it. The bound keeps a machine without a limit alive.
+func eat() {
+	var all [][]byte
+	for range 1024 {
+		b := make([]byte, 1<<20)
+		for i := 0; i < len(b); i += 4096 {
+			b[i] = 1
+		}
+		all = append(all, b)
+	}
+	fmt.Println("testgateway: nobody stopped it at", len(all), "MiB")
 }
 
 func (o *options) health() int {

@@ -6,6 +6,8 @@
 //	testworkload attack --pid N --address HOST:PORT [--binary PATH] [--config PATH]
 //	testworkload hold --address ADDRESS [--reuseport] [--for D]   bind and keep the address: HOST:PORT, unix:///PATH, unix://@NAME
 //	testworkload hold --address unix:///PATH --replace           the same, by a rename onto what is there
+//	testworkload fill [--on]                    start processes until the kernel refuses another one, and keep them; --on: go on trying
+//	testworkload hog --bytes N                  use that much memory and keep it
 package main
 
 import (
@@ -37,7 +39,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: testworkload talk|get|attack|hold …")
+		return errors.New("usage: testworkload talk|get|attack|hold|fill|hog …")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	address := fs.String("address", "127.0.0.1:18789", "")
@@ -69,8 +71,58 @@ func run(args []string) error {
 			return err
 		}
 		return hold(*address, *reuse, *replace, *period)
+	case "fill":
+		on := fs.Bool("on", false, "")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return fill(*on)
+	case "hog":
+		n := fs.Int("bytes", 0, "")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return hog(*n)
 	}
 	return fmt.Errorf("unknown mode %q", args[0])
+}
+
+// fill starts sleeping processes until there can't be another one.
+func fill(on bool) error {
+	// Everything that a fork needs of threads is there before the limit is.
+	runtime.LockOSThread()
+	started, told := 0, false
+	for {
+		_, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "3600"}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
+		switch {
+		case err == nil:
+			started++
+		case !errors.Is(err, syscall.EAGAIN):
+			return err
+		case !told:
+			if err := report(map[string]int{"started": started}); err != nil {
+				return err
+			}
+			told = true
+		}
+		if err != nil && !on {
+			time.Sleep(time.Hour)
+		}
+	}
+}
+
+// hog keeps memory.
+func hog(bytes int) error {
+	b := make([]byte, bytes)
+	for i := 0; i < len(b); i += 4096 {
+		b[i] = 1
+	}
+	if err := report(map[string]int{"holding": len(b)}); err != nil {
+		return err
+	}
+	time.Sleep(time.Hour)
+	runtime.KeepAlive(b)
+	return nil
 }
 
 func report(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
