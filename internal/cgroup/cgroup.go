@@ -141,9 +141,17 @@ func (g Group) OOMKills() int {
 	if err != nil {
 		return 0
 	}
+	return parseOOMKills(data)
+}
+
+// parseOOMKills reads "oom_kill N" out of lines of that form. A count that makes no sense is 0.
+func parseOOMKills(data []byte) int {
 	for line := range strings.Lines(string(data)) {
 		if n, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			kills, _ := strconv.Atoi(strings.TrimSpace(n))
+			kills, err := strconv.Atoi(strings.TrimSpace(n))
+			if err != nil || kills < 0 {
+				return 0
+			}
 			return kills
 		}
 	}
@@ -176,17 +184,33 @@ func (g Group) Procs() ([]int, error) {
 			}
 			return err
 		}
-		for line := range strings.Lines(string(data)) {
-			pid, err := strconv.Atoi(strings.TrimSpace(line))
-			if err != nil {
-				return fmt.Errorf("cannot read %s/cgroup.procs: %w", path, err)
-			}
-			pids = append(pids, pid)
+		found, err := parseProcs(data)
+		if err != nil {
+			return fmt.Errorf("cannot read %s/cgroup.procs: %w", path, err)
 		}
+		pids = append(pids, found...)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the processes of cgroup %s: %w", g.dir, err)
+	}
+	return pids, nil
+}
+
+// parseProcs reads a number per line. A process of another PID namespace than the reader's is shown as 0 and can't be held:
+// it is left out.
+func parseProcs(data []byte) ([]int, error) {
+	var pids []int
+	for line := range strings.Lines(string(data)) {
+		pid, err := strconv.ParseInt(strings.TrimSpace(line), 10, 32)
+		switch {
+		case err != nil:
+			return nil, err
+		case pid < 0:
+			return nil, fmt.Errorf("%d is not a process", pid)
+		case pid > 0:
+			pids = append(pids, int(pid))
+		}
 	}
 	return pids, nil
 }
