@@ -136,7 +136,8 @@ integration: root ## tests against a private containerd with real runc (root); I
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run '$(INTEGRATION_RUN)' ./integration/
 
 .PHONY: docs
-docs: ## write what is made from the tests and the code: docs/fault-matrix.md
+docs: ## write what is made from the tests and the code: docs/fault-matrix.md, docs/state-machine.md
+	$(GO) test -count=1 -tags '$(HOOK_TAGS)' -run 'TestTheStateMachineOfTheDocuments' ./internal/warden/ -update
 	$(GO) test -count=1 -tags integration -run 'TestTheFaultMatrix' ./integration/ -update
 
 fuzz: launcher ## every fuzz target for FUZZTIME (60s), two at a time; FUZZ=REGEXP chooses

@@ -125,12 +125,12 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	}
 	failpoint.Hit(w.dir, "stopped")
 	// From here on no gateway runs: a failure leaves the container without one until the policy's next start.
+	w.setState(receipt.Starting)
 	if err := w.absent(p.profile); err != nil {
 		return err
 	}
 	a.stage(code.StageLaunch)
 	began = time.Now()
-	w.setState(receipt.Starting)
 	g, err := w.release(ctx, p)
 	r.Millis.Launch = millis(time.Since(began))
 	if err != nil {
