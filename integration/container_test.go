@@ -179,7 +179,11 @@ func (c *container) left() []string {
 		left = append(left, "cgroup "+dir)
 	}
 	if c.netns != 0 {
-		for _, holder := range harness.HoldersOf(c.netns) {
+		holders, err := c.h.HoldersOf(c.netns)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, holder := range holders {
 			left = append(left, "network namespace, held by "+holder)
 		}
 	}

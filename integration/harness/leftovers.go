@@ -121,19 +121,34 @@ func (h *Host) Mounts() ([]string, error) {
 	return points, nil
 }
 
-// HoldersOf lists who keeps the network namespace with that inode number alive: processes in it, and descriptors of it.
-func HoldersOf(netns uint64) []string {
+// HoldersOf lists who of this host, containerd and the tests keeps the network namespace with that inode number alive:
+// processes in it, and descriptors of it. The kernel gives the number of a namespace that is gone to the next one, which can
+// be that of another host's container: others' processes do not count.
+func (h *Host) HoldersOf(netns uint64) ([]string, error) {
+	processes, err := h.Processes()
+	if err != nil {
+		return nil, err
+	}
+	pids := []int{os.Getpid()}
+	if h.daemon != nil {
+		pids = append(pids, h.daemon.Process.Pid)
+	}
+	for _, p := range processes {
+		pids = append(pids, p.PID)
+	}
 	want := fmt.Sprintf("net:[%d]", netns)
 	var holders []string
-	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
-	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, path := range append(links, descriptors...) {
-		// What has gone meanwhile holds nothing.
-		if target, err := os.Readlink(path); err == nil && target == want {
-			holders = append(holders, path)
+	for _, pid := range pids {
+		dir := filepath.Join("/proc", strconv.Itoa(pid))
+		descriptors, _ := filepath.Glob(dir + "/fd/*")
+		for _, path := range append(descriptors, dir+"/ns/net") {
+			// What has gone meanwhile holds nothing.
+			if target, err := os.Readlink(path); err == nil && target == want {
+				holders = append(holders, path)
+			}
 		}
 	}
-	return holders
+	return holders, nil
 }
 
 // CheckClean waits for at most patience until nothing but containerd is left of this host's containers, and says what is.
