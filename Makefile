@@ -140,6 +140,11 @@ docs: ## write what is made from the tests and the code: docs/fault-matrix.md, d
 	$(GO) test -count=1 -tags '$(HOOK_TAGS)' -run 'TestTheStateMachineOfTheDocuments' ./internal/warden/ -update
 	$(GO) test -count=1 -tags integration -run 'TestTheFaultMatrix' ./integration/ -update
 
+soak: root ## 2,000 restarts of a gateway, and 2,000 crashes across 20 containers; some minutes (root)
+	@$(MAKE) --no-print-directory toolchain build testbin
+	$(call say,soak: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
+	$(GO) test -count=1 -v -tags integration -timeout 60m -run '^TestSoak' ./integration/ -soak
+
 fuzz: launcher ## every fuzz target for FUZZTIME (60s), two at a time; FUZZ=REGEXP chooses
 	$(GO) run ./integration/cmd/fuzz -tags '$(HOOK_TAGS)' -time $(FUZZTIME) -jobs 2 -only '$(FUZZ)'
 
