@@ -128,38 +128,34 @@ func TestAGatewayThatEndedWhileItHadNoWardenIsStartedAgain(t *testing.T) {
 var wardenFaults = faults{
 	test:  "TestAWardenThatIsKilledAtAnyStageOfARestartLeavesOneGateway",
 	title: "The warden is killed",
-	about: "SIGKILL at a point inside a restart. Until the gateway has been signalled, the command asks the successor for the restart again; after that it asks for a recovery, and the successor finishes what was begun.",
+	about: "SIGKILL at a point inside a restart. The command starts a successor, or the shim does, and repeats its request under the same id. A successor that finds the action begun finishes it and answers with its receipt; one that does not carries it out.",
 	rows:  wardenRows(),
 }
 
 func wardenRows() []fault {
+	const adopted = "gateway … of …: process …, which the lost warden had started, was proven and adopted"
 	var rows []fault
-	begun := false
 	for _, p := range []struct {
-		stage code.Stage
-		point string
-		when  string
+		stage   code.Stage
+		point   string
+		when    string
+		message string
 	}{
-		{code.StageQueue, "queue", "its turn has come"},
-		{code.StagePreflight, "preflight", "before preflight"},
-		{code.StageStop, "intent", "the intent is recorded, no signal sent"},
-		{code.StageStop, "signalled", "the signal is sent"},
-		{code.StageStop, "dead", "the gateway is dead and not yet reaped"},
-		{code.StageAbsence, "stopped", "between stop and launch"},
-		{code.StageLaunch, "release", "before the go"},
-		{code.StageListen, "launched", "after exec"},
-		{code.StageProbe, "probe", "while probing"},
-		{code.StageReceipt, "proven", "the successor is proven"},
-		{code.StageReceipt, "receipt", "before the receipt is written"},
+		{code.StageQueue, "queue", "its turn has come", ""},
+		{code.StagePreflight, "preflight", "before preflight", ""},
+		{code.StageStop, "intent", "the intent is recorded, no signal sent", ""},
+		{code.StageStop, "signalled", "the signal is sent", ""},
+		{code.StageStop, "dead", "the gateway is dead and not yet reaped", ""},
+		{code.StageAbsence, "stopped", "between stop and launch", ""},
+		{code.StageLaunch, "release", "before the go", ""},
+		{code.StageListen, "launched", "after exec", adopted},
+		{code.StageProbe, "probe", "while probing", adopted},
+		{code.StageReceipt, "proven", "the successor is proven", adopted},
+		{code.StageReceipt, "receipt", "before the receipt is written", adopted},
 	} {
-		begun = begun || p.stage == code.StageStop
-		message := ""
-		if begun {
-			message = "gateway … is healthy; nothing was done"
-		}
 		for _, client := range []string{"gatewarden", "exec"} {
 			rows = append(rows, fault{
-				stage: string(p.stage), fault: "warden killed: " + p.when + "; asked by " + client, message: message,
+				stage: string(p.stage), fault: "warden killed: " + p.when + "; asked by " + client, message: p.message,
 				state: receipt.Running, gateway: aNewOne, note: "workload unchanged; the next restart works",
 				do: func(t *testing.T) (*container, receipt.Status, harness.Result) { return killWarden(t, p.point, client) },
 			})
@@ -183,7 +179,14 @@ func killWarden(t *testing.T, point, client string) (*container, receipt.Status,
 	if _, err := os.Stat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
 		t.Errorf("the point %s was not reached", point)
 	}
-	c.supervised(before.Warden.PID)
+	after := c.supervised(before.Warden.PID)
+	got := decode[receipt.Receipt](t, r.Stdout)
+	if got.Outcome != receipt.Replaced || got.Action != receipt.Restart || got.Old == nil || got.Old.PID != before.PID || got.New == nil || got.New.PID != after.PID {
+		t.Errorf("the receipt is not that of the restart of process %d by %d: %+v", before.PID, after.PID, got)
+	}
+	if after.Restarts.Asked != 1 || after.Generation != before.Generation+1 {
+		t.Errorf("%+v, generation %d: one restart was asked for", after.Restarts, after.Generation)
+	}
 	if now := c.workload(); !slices.Equal(now, workload) {
 		t.Errorf("the workload is %v, and was %v", now, workload)
 	}

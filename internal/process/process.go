@@ -406,55 +406,26 @@ func parseStat(data []byte) (Stat, error) {
 	return s, nil
 }
 
-// Exe gives the path, as the process sees it, and the device and inode of its executable.
-func (p *Process) Exe() (path string, dev, ino uint64, err error) {
+// Exe gives the path, as the process sees it, and the file of its executable.
+func (p *Process) Exe() (path string, file File, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(p.dir.Fd()), "exe", &st, 0); err != nil {
-		return "", 0, 0, fmt.Errorf("cannot stat /proc/%d/exe: %w", p.pid, gone(err))
+		return "", File{}, fmt.Errorf("cannot stat /proc/%d/exe: %w", p.pid, gone(err))
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(p.dir.Fd()), "exe", buf)
 	if err != nil {
-		return "", 0, 0, fmt.Errorf("cannot read /proc/%d/exe: %w", p.pid, gone(err))
+		return "", File{}, fmt.Errorf("cannot read /proc/%d/exe: %w", p.pid, gone(err))
 	}
-	return string(buf[:n]), st.Dev, st.Ino, nil
+	return string(buf[:n]), File{st.Dev, st.Ino}, nil
 }
-
-// namespaces are the kinds of namespace that a gateway shares with its container.
-var namespaces = [...]string{"user", "pid", "net", "mnt", "ipc", "uts", "cgroup"}
-
-// SameNamespaces tells whether p and o share all namespaces; if not, the first that differs.
-func (p *Process) SameNamespaces(o *Process) (string, error) {
-	for _, ns := range namespaces {
-		var a, b unix.Stat_t
-		if err := unix.Fstatat(int(p.dir.Fd()), "ns/"+ns, &a, 0); err != nil {
-			return ns, fmt.Errorf("cannot stat /proc/%d/ns/%s: %w", p.pid, ns, gone(err))
-		}
-		if err := unix.Fstatat(int(o.dir.Fd()), "ns/"+ns, &b, 0); err != nil {
-			return ns, fmt.Errorf("cannot stat /proc/%d/ns/%s: %w", o.pid, ns, gone(err))
-		}
-		if a.Dev != b.Dev || a.Ino != b.Ino {
-			return ns, nil
-		}
-	}
-	return "", nil
-}
-
-// NamespaceID names a namespace: the device and inode of its file (namespaces(7)).
-type NamespaceID struct{ Dev, Ino uint64 }
 
 // PIDNamespace names the process's PID namespace. It has to be asked while the process lives.
-func (p *Process) PIDNamespace() (NamespaceID, error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(p.dir.Fd()), "ns/pid", &st, 0); err != nil {
-		return NamespaceID{}, fmt.Errorf("cannot stat /proc/%d/ns/pid: %w", p.pid, gone(err))
-	}
-	return NamespaceID{st.Dev, st.Ino}, nil
-}
+func (p *Process) PIDNamespace() (File, error) { return p.namespace("pid") }
 
 // InPIDNamespace tells whether the process lives in that PID namespace, or in one below it. Nothing that is born in a PID
 // namespace ever leaves it upwards (pid_namespaces(7)).
-func (p *Process) InPIDNamespace(id NamespaceID) (bool, error) {
+func (p *Process) InPIDNamespace(id File) (bool, error) {
 	ns, err := p.OpenNamespace("pid")
 	if err != nil {
 		return false, err
@@ -465,7 +436,7 @@ func (p *Process) InPIDNamespace(id NamespaceID) (bool, error) {
 			ns.Close()
 			return false, err
 		}
-		if (NamespaceID{st.Dev, st.Ino}) == id {
+		if (File{st.Dev, st.Ino}) == id {
 			ns.Close()
 			return true, nil
 		}

@@ -2,6 +2,7 @@ package taskapi
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
 	"sync"
@@ -265,7 +266,7 @@ var (
 // kill restarts the gateway, beginning with sig, and returns when the successor is proven; or it delivers sig to exactly
 // the gateway's process.
 func (g *gateway) kill(ctx context.Context, sig unix.Signal) error {
-	req := control.Request{Signal: unix.SignalName(sig), Via: "task-kill"}
+	req := control.Request{Signal: unix.SignalName(sig), Via: "task-kill", RequestID: rand.Text()}
 	switch {
 	case slices.Contains(restarting, sig):
 		req.Verb = control.Restart
@@ -275,12 +276,10 @@ func (g *gateway) kill(ctx context.Context, sig unix.Signal) error {
 		return classify(errdefs.ErrInvalidArgument, "gatewarden: signal %d has no meaning for a gateway: TERM, INT, QUIT, HUP and KILL restart it, USR1, USR2 and WINCH are delivered", int(sig))
 	}
 	m, err := control.Call(ctx, g.dir, req, nil)
-	if lost(err) && ctx.Err() == nil {
+	// A restart's id tells a successor what it has finished already. A signal may have been delivered, and is not sent twice.
+	if lost(err) && ctx.Err() == nil && (req.Verb == control.Restart || control.Unsent(err)) {
 		if err := g.revive(); err != nil {
 			return err
-		}
-		if !control.Unsent(err) && req.Verb == control.Restart {
-			req.Verb, req.Signal = control.Recover, "" // the successor finishes what was begun
 		}
 		m, err = control.Call(ctx, g.dir, req, nil)
 	}

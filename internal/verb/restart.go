@@ -2,6 +2,7 @@ package verb
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -66,6 +67,9 @@ func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation)
 			return exit
 		}
 		req.Timeout, req.Via = *timeout, in.Via
+		if req.RequestID == "" {
+			req.RequestID = rand.Text()
+		}
 		p := progress{w: in.Stdout, terminal: in.Terminal, width: in.Width, safe: in.safe}
 		on := p.stage
 		if in.JSON {
@@ -73,12 +77,9 @@ func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation)
 		}
 		m, err := in.act(ctx, t, req, on)
 		if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.WardenLost && ctx.Err() == nil {
-			again := req
-			if !control.Unsent(err) && p.stopped {
-				again.Verb, again.Signal = control.Recover, "" // the successor finishes what was begun
-			}
+			// The id tells the successor what it has finished already.
 			if err = install.Revive(in.Config.Hook, in.dir(t), 0); err == nil {
-				m, err = in.act(ctx, t, again, on)
+				m, err = in.act(ctx, t, req, on)
 			}
 		}
 		if err != nil && m.Receipt == nil {

@@ -28,6 +28,7 @@ import (
 
 // action is one start or replacement on its way from preflight to receipt.
 type action struct {
+	id      string // of its receipt
 	kind    receipt.Action
 	asked   bool // a client asked; else the warden acts by its policy
 	first   unix.Signal
@@ -36,7 +37,9 @@ type action struct {
 	by      receipt.RequestedBy
 	asof    time.Time // when it was asked for: the queue counts
 	notify  func(control.Message)
-	stopped time.Time // when the old gateway was signalled; zero: it was not
+	stopped time.Time        // when the old gateway was signalled; zero: it was not
+	profile *profile.Profile // that preflight found good; before that nil
+	old     *receipt.Old     // the gateway that it has ended
 }
 
 // stage tells the client that a stage begins.
@@ -64,6 +67,7 @@ func (p *plan) close() {
 // The order is the design's, section 9. Before stop, any error is a refusal and the old gateway has not been touched;
 // after it, any error is a failure, and what follows is the policy's business (see policy.go).
 func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
+	w.acting = a
 	r := w.begin(a)
 	if err := w.replace(ctx, a, r); err != nil {
 		e := code.From(err, code.StageLaunch)
@@ -77,8 +81,11 @@ func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
 // begin makes the receipt of an action whose turn has come. It says "failed" until something better is known.
 func (w *Warden) begin(a *action) *receipt.Receipt {
 	now := time.Now()
+	if a.id == "" {
+		a.id = rand.Text()
+	}
 	r := &receipt.Receipt{
-		Version: 1, ID: rand.Text(), Container: w.container, Gateway: w.rec.Profile, Action: a.kind, Reason: a.reason, RequestID: a.request, RequestedBy: a.by,
+		Version: 1, ID: a.id, Container: w.container, Gateway: w.rec.Profile, Action: a.kind, Reason: a.reason, RequestID: a.request, RequestedBy: a.by,
 		Outcome: receipt.Failed, Listeners: []receipt.Listener{}, PostureAllows: w.rec.PostureAllows, Time: now,
 	}
 	r.Millis.Queue = millis(now.Sub(a.asof))
@@ -95,6 +102,8 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 		// The action stands: a full disk must not keep a gateway down.
 		w.log.Error("cannot record the receipt", "receipt", r.ID, "err", err)
 	}
+	w.recent.add(a.request, r)
+	w.acting = nil
 	w.tidy.Reset(tidyDelay)
 	w.publish()
 }
@@ -113,6 +122,8 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	before := w.workload()
 	if a.kind == receipt.Respawn {
 		r.Old, a.stopped = w.lost, w.lostAt
+	} else {
+		r.Old = a.old
 	}
 	if w.gateway != nil {
 		a.stage(code.StageStop)
@@ -145,6 +156,10 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		w.abandon(g)
 		return err
 	}
+	if g.id, err = g.proc.Prove(g.id); err != nil {
+		w.abandon(g)
+		return code.Errorf(code.LaunchFailed, code.StageProbe, "the gateway changed as soon as it was ready: %w", err)
+	}
 	g.proven, g.took = true, time.Since(g.since)
 	w.lost, w.lostAt = nil, time.Time{}
 	if !a.stopped.IsZero() {
@@ -154,16 +169,21 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	r.Outcome = receipt.Replaced
 	r.Workload = w.untouched(before)
 	w.status.Generation++
+	w.count(a)
+	w.status.Listeners = r.Listeners
+	w.setState(receipt.Running)
+	w.watchers.tell(control.Event{Kind: string(receipt.Running), PID: g.info.PID, Time: time.Now()})
+	return nil
+}
+
+// count counts a replacement.
+func (w *Warden) count(a *action) {
 	switch {
 	case a.asked:
 		w.status.Restarts.Asked++
 	case a.kind == receipt.Respawn:
 		w.status.Restarts.Unasked++
 	}
-	w.status.Listeners = r.Listeners
-	w.setState(receipt.Running)
-	w.watchers.tell(control.Event{Kind: string(receipt.Running), PID: g.info.PID, Time: time.Now()})
-	return nil
 }
 
 // preflight checks all that can be checked while the old gateway still serves.
@@ -178,13 +198,15 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		return nil, err
 	}
 	p := &plan{profile: w.profile}
-	if a.asked {
-		var err error
+	var err error
+	switch {
+	case a.profile != nil: // a warden before this one found it good
+		p.profile = a.profile
+	case a.asked:
 		if p.profile, err = w.reread(); err != nil {
 			return nil, err
 		}
 	}
-	var err error
 	if p.env, err = p.profile.Environ(); err != nil {
 		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the gateway's environment: %w", err)
 	}
@@ -205,7 +227,8 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		return nil, err
 	}
 	if _, err := w.listening(w.gateway, p.profile, code.StagePreflight); err != nil {
-		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing {
+		// A gateway that does not listen, or has changed, is what a restart cures.
+		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing && e.Code != code.PostureMismatch {
 			return p, err
 		}
 	}
@@ -214,6 +237,7 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		return p, code.Errorf(code.Deadline, code.StagePreflight, "%v are left until the deadline, and the gateway took %v to become ready last time: allow more with --timeout",
 			time.Until(deadline).Round(time.Millisecond), w.gateway.took.Round(time.Millisecond))
 	}
+	a.profile = p.profile
 	return p, nil
 }
 
@@ -272,6 +296,11 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 	}
 	g.asked = true // before the signal: the exit that follows is ours, whatever its status
 	w.setState(receipt.Stopping)
+	if _, err := g.proc.Prove(g.id); errors.Is(err, process.ErrChanged) {
+		// Its handle is what counts for the signal: it is the process that was started, whatever it has become.
+		w.log.Warn("the gateway is not what was proven; it is replaced", "pid", g.info.PID, "err", err)
+		r.Message = fmt.Sprintf("process %d was not what had been proven: %v", g.info.PID, err)
+	}
 	a.stopped = time.Now()
 	failpoint.Hit(w.dir, "intent")
 	if err := g.proc.Signal(sig); err != nil && !errors.Is(err, process.ErrGone) {
@@ -308,6 +337,7 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 		return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
 	}
 	r.Old.ExitCode, r.Old.Signal, r.Old.DeathProof = exit.Code, exit.SignalName(), proof
+	a.old = r.Old
 	return w.endStrays(ctx)
 }
 

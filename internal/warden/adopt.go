@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -18,22 +19,29 @@ const launchPatience = time.Second
 
 // adopt takes over from a warden that was lost or has left. What the memo says is looked up and proven again. A gateway
 // that is proven goes on, untouched. One that cannot be recognised or proven is ended, with whatever runs under its UID,
-// before the next one is started: there are never two.
+// before the next one is started: there are never two. An action that had begun is finished and answered for here.
 func (w *Warden) adopt(m *memo) {
+	failpoint.Hit(w.dir, "adopt")
 	w.status.Generation, w.status.Restarts = m.Generation, m.Restarts
 	w.exits, w.backoff = m.Exits, m.Backoff
-	w.recall()
+	answered := w.recall(m.Pending)
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
+	begun := m.Pending != nil && !answered
+	if begun {
+		a = m.Pending.action()
+	}
 	g, why := w.recognise(m)
 	if g == nil {
-		w.adoptNothing(m, a, why)
+		w.adoptNothing(m, a, begun, why)
 		return
 	}
 	w.gateway, w.profile = g, g.profile
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	if m.Asked {
 		// The one before us had begun to stop it. Who stops it owns its relaunch, and that is us now.
-		a.kind, a.reason = receipt.Restart, "finishes what the lost warden had begun"
+		if !begun {
+			a.kind, a.reason = receipt.Restart, "finishes what the lost warden had begun"
+		}
 		w.finishAdoption(a)
 		return
 	}
@@ -48,20 +56,31 @@ func (w *Warden) adopt(m *memo) {
 	err := w.notFrozen()
 	if err == nil {
 		g.since = time.Now() // ready.timeout runs from here; what it has used of it is not known
-		err = w.prove(ctx, g, r, a)
+		if err = w.prove(ctx, g, r, a); err == nil {
+			g.id, err = g.proc.Prove(g.id)
+		}
 	}
 	cancel()
-	if e, ok := errors.AsType[*code.Error](err); ok && e.Code != code.Paused {
+	if e, ok := errors.AsType[*code.Error](err); err != nil && !(ok && e.Code == code.Paused) {
 		w.log.Warn("the gateway that was found cannot be proven", "pid", g.info.PID, "err", err)
-		a.kind, a.reason = receipt.Respawn, "the gateway that the lost warden left is not well: "+e.Message
+		if !begun {
+			a.kind, a.reason = receipt.Respawn, fmt.Sprintf("the gateway that the lost warden left is not well: %v", err)
+		}
 		w.finishAdoption(a)
 		return
 	}
 	// A paused container can't answer, and is no reason to replace anything.
 	g.proven = true
-	r.New, r.Outcome, r.Message = &g.info, receipt.AlreadyRunning, fmt.Sprintf("%s: process %d was found, proven and adopted", w.object(), g.info.PID)
+	r.New = &g.info
+	if begun {
+		r.Outcome, r.Old = receipt.Replaced, a.old
+		r.Message = fmt.Sprintf("%s: process %d, which the lost warden had started, was proven and adopted", w.object(), g.info.PID)
+	} else {
+		r.Outcome, r.Message = receipt.AlreadyRunning, fmt.Sprintf("%s: process %d was found, proven and adopted", w.object(), g.info.PID)
+	}
 	if !m.Proven {
 		w.status.Generation++
+		w.count(a)
 	}
 	w.status.Listeners = r.Listeners
 	w.setState(receipt.Running)
@@ -80,13 +99,11 @@ func (w *Warden) finishAdoption(a *action) {
 }
 
 // adoptNothing goes on from the recorded state when no gateway was found.
-func (w *Warden) adoptNothing(m *memo, a *action, why string) {
-	w.profile = &m.Profile
+func (w *Warden) adoptNothing(m *memo, a *action, begun bool, why string) {
 	if err := w.endStrays(w.alive); err != nil {
 		w.log.Error("cannot clear up after the lost warden", "err", err)
 	}
-	switch m.State {
-	case receipt.FailedSt, receipt.Stopped:
+	if !begun && (m.State == receipt.FailedSt || m.State == receipt.Stopped) {
 		w.status.Code, w.status.Message = m.Code, m.Message
 		w.setState(m.State)
 		w.first.set(&receipt.Receipt{Outcome: receipt.Failed, Code: m.Code, Message: m.Message}, w.profile.Start.FailContainer)
@@ -97,9 +114,8 @@ func (w *Warden) adoptNothing(m *memo, a *action, why string) {
 	if m.Gateway != nil {
 		w.lost, w.lostAt = &receipt.Old{PID: m.Gateway.PID, StartTime: m.Gateway.StartTime, ExitCode: -1, DeathProof: process.ByPidfd}, time.Now()
 	}
-	if m.State == receipt.Running {
+	if m.State == receipt.Running && !begun {
 		// It exited while nobody looked, and nobody asked for that as far as is known.
-		w.profile = &m.Profile
 		exit := process.Exit{Code: -1, Unknown: true}
 		if decide(m.Profile.Restart, exit) == receipt.FailedSt {
 			w.fail(code.LaunchFailed, fmt.Sprintf("%s ended while it had no warden (%s), and its restart policy is \"never\": `gatewarden restart` starts it again", w.object(), why))
@@ -107,67 +123,89 @@ func (w *Warden) adoptNothing(m *memo, a *action, why string) {
 			return
 		}
 	}
-	a.kind, a.reason = receipt.Respawn, "the warden before this one was lost: "+why
+	switch {
+	case !begun:
+		a.kind, a.reason = receipt.Respawn, "the warden before this one was lost: "+why
+	case a.old == nil:
+		a.old = w.lost // it was to be ended, and has
+	}
 	w.finishAdoption(a)
 }
 
-// recognise takes hold of the gateway that the memo names, if it is still that very process: its number and start time,
-// its executable, its rights and its namespaces. The string says what was found instead.
+// recognise takes hold of the gateway that the memo names, if it is still that very process. The string says what was
+// found instead.
 func (w *Warden) recognise(m *memo) (*gateway, string) {
 	if m.Gateway == nil {
 		return nil, "none was running"
 	}
-	proc, err := process.Open(m.Gateway.PID)
+	pid := m.Gateway.PID
+	proc, err := process.Open(pid)
 	if err != nil {
-		return nil, fmt.Sprintf("process %d is gone", m.Gateway.PID)
+		return nil, fmt.Sprintf("process %d is gone", pid)
 	}
-	if why := w.isGateway(proc, m); why != "" {
+	id, err := w.isGateway(proc, m)
+	switch {
+	case errors.Is(err, process.ErrGone):
 		proc.Close()
-		return nil, why
+		return nil, fmt.Sprintf("process %d has exited", pid)
+	case err != nil:
+		proc.Close()
+		return nil, fmt.Sprintf("process %d is not the gateway: %v", pid, err)
 	}
 	p := m.Profile
-	return &gateway{proc: proc, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p, oom: w.group.OOMKills()}, ""
+	return &gateway{proc: proc, id: id, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p, oom: w.group.OOMKills()}, ""
 }
 
-// isGateway gives "" or what is wrong. A different start time means that the number is somebody else's now: nothing more
-// is read of such a process.
-func (w *Warden) isGateway(proc *process.Process, m *memo) string {
-	pid := m.Gateway.PID
-	if proc.Start() != m.Gateway.StartTime {
-		return fmt.Sprintf("process %d is gone, and its number is another process's now", pid)
+// isGateway proves that the process is the one of the memo, and gives what it is. Of a process that has another start time,
+// which has only got its number, nothing more is read.
+func (w *Warden) isGateway(proc *process.Process, m *memo) (process.Identity, error) {
+	if proc.Start() != m.Identity.Start {
+		return process.Identity{}, fmt.Errorf("%w: its number is another process's now", process.ErrGone)
 	}
-	// A launcher ends when its control socket closes; if it had its whole order it becomes the gateway.
-	for deadline := time.Now().Add(launchPatience); ; time.Sleep(2 * time.Millisecond) {
-		if proc.Exited() {
-			return fmt.Sprintf("process %d has exited", pid)
+	then := m.Identity
+	if !m.Proven && then.Exe != (process.File{}) {
+		// A launcher ends when its control socket closes; if it had its whole order it becomes the gateway.
+		for deadline := time.Now().Add(launchPatience); ; time.Sleep(2 * time.Millisecond) {
+			now, err := proc.Prove(m.Identity)
+			if errors.Is(err, process.ErrChanged) {
+				break
+			}
+			if err != nil {
+				return now, err
+			}
+			if time.Now().After(deadline) {
+				return now, errors.New("it is a launcher that waits for an order")
+			}
 		}
-		_, dev, ino, err := proc.Exe()
-		switch {
-		case err != nil:
-			return fmt.Sprintf("process %d has exited", pid)
-		case dev == m.Gateway.ExeDev && ino == m.Gateway.ExeIno:
-		case time.Now().Before(deadline):
-			continue
-		default:
-			return fmt.Sprintf("process %d runs another program than the gateway's", pid)
-		}
-		break
+		then.Exe = process.File{}
+	}
+	now, err := proc.Prove(then)
+	if err != nil {
+		return now, err
+	}
+	if !m.Proven {
+		now.Exe = process.File{}
 	}
 	po, err := proc.Posture()
 	if err != nil {
-		return fmt.Sprintf("process %d has exited", pid)
+		return now, err
 	}
 	if err := samePosture(po, identityOf(&m.Profile)); err != nil {
-		return fmt.Sprintf("process %d is not what it was: %v", pid, err)
+		return now, err
 	}
-	if ns, err := proc.SameNamespaces(w.init); err != nil || ns != "" {
-		return fmt.Sprintf("process %d is not in the container's %s namespace", pid, ns)
+	namespaces, err := w.init.Namespaces()
+	if err != nil {
+		return now, err
 	}
-	return ""
+	if kind := now.Namespaces.Differ(namespaces); kind != "" {
+		return now, fmt.Errorf("it is not in the container's %s namespace", kind)
+	}
+	return now, nil
 }
 
-// recall fills in from the journal what a repeated request needs, and the last receipt.
-func (w *Warden) recall() {
+// recall fills in from the journal what a repeated request needs, and the last receipt. It tells whether the receipt of
+// the action p is there.
+func (w *Warden) recall(p *pending) (answered bool) {
 	all, err := journal.Read(w.journal(), recentLength)
 	if err != nil {
 		w.log.Warn("the journal cannot be read in full", "err", err)
@@ -175,5 +213,7 @@ func (w *Warden) recall() {
 	for i := range all {
 		w.recent.add(all[i].RequestID, &all[i])
 		w.status.Last = &all[i]
+		answered = answered || p != nil && p.ID == all[i].ID
 	}
+	return answered
 }

@@ -21,6 +21,7 @@ import (
 // gateway is the supervised process.
 type gateway struct {
 	proc    *process.Process
+	id      process.Identity // as proven; until it is proven ready, any program: interpreters execute one another
 	info    receipt.New
 	since   time.Time
 	asked   bool // its end is asked for: recorded before the signal, never inferred from an exit status
@@ -43,6 +44,7 @@ func (g *gateway) done() <-chan struct{} {
 // standby is a parked launcher: the next gateway.
 type standby struct {
 	proc *process.Process
+	id   process.Identity
 	gate *launch.Gate
 	who  identity
 }
@@ -215,7 +217,7 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		return nil, err
 	}
 	// Recorded before it can run: whoever comes after us has to recognise it.
-	w.remember(&info, p.profile)
+	w.remember(&gateway{proc: s.proc, id: s.id, info: info, since: time.Now(), profile: p.profile})
 	failpoint.Hit(w.dir, "release")
 	err = s.gate.Release(ctx, launch.Order{Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: p.env})
 	s.gate.Close()
@@ -230,7 +232,9 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		}
 		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w", p.program.Path, err)
 	}
-	return &gateway{proc: s.proc, info: info, since: time.Now(), profile: p.profile, oom: w.group.OOMKills()}, nil
+	id := s.id
+	id.Exe = process.File{}
+	return &gateway{proc: s.proc, id: id, info: info, since: time.Now(), profile: p.profile, oom: w.group.OOMKills()}, nil
 }
 
 // hint says what an error of exec means for the operator, where its text does not.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
@@ -33,27 +34,48 @@ type memo struct {
 	Restarts   receipt.Restarts `json:"restarts"`
 	Exits      []time.Time      `json:"exits"`
 	Backoff    time.Duration    `json:"backoff"`
-	Gateway    *receipt.New     `json:"gateway"` // the gateway, or the launcher that is about to become it
-	Asked      bool             `json:"asked"`   // its end has been asked for
+	Gateway    *receipt.New     `json:"gateway"`  // the gateway, or the launcher that is about to become it
+	Identity   process.Identity `json:"identity"` // of that process; of the launcher until it has been released
+	Asked      bool             `json:"asked"`    // its end has been asked for
 	Proven     bool             `json:"proven"`
 	Profile    profile.Profile  `json:"profile"` // that it was started with
+	Pending    *pending         `json:"pending"` // the action in progress, past its preflight
+}
+
+// pending is an action that has begun, for a successor to finish and to answer for.
+type pending struct {
+	ID      string              `json:"id"` // of its receipt
+	Kind    receipt.Action      `json:"kind"`
+	Asked   bool                `json:"asked"`
+	Reason  string              `json:"reason"`
+	Request string              `json:"request"`
+	By      receipt.RequestedBy `json:"by"`
+	Old     *receipt.Old        `json:"old"` // the gateway that it has ended
+	Profile profile.Profile     `json:"profile"`
+}
+
+func (p *pending) action() *action {
+	return &action{id: p.ID, kind: p.Kind, asked: p.Asked, reason: p.Reason, request: p.Request, by: p.By, asof: time.Now(), profile: &p.Profile, old: p.Old}
 }
 
 const (
 	memoName    = "warden.json"
-	memoVersion = 1
+	memoVersion = 2
 	maxMemo     = 1 << 20
 )
 
-// remember writes the memo. next is the launcher that is about to become the gateway with profile p; nil: what is now.
-func (w *Warden) remember(next *receipt.New, p *profile.Profile) {
+// remember writes the memo. g is the gateway, a launcher that is about to become it, or nil.
+func (w *Warden) remember(g *gateway) {
 	m := memo{
 		Version: memoVersion, State: w.status.State, Since: w.status.Since, Code: w.status.Code, Message: w.status.Message,
 		Generation: w.status.Generation, Restarts: w.status.Restarts, Exits: w.exits, Backoff: w.backoff,
-		Gateway: next, Profile: *p,
+		Profile: *w.profile,
 	}
-	if g := w.gateway; g != nil && next == nil {
-		m.Gateway, m.Asked, m.Proven = &g.info, g.asked, g.proven
+	if g != nil {
+		m.Gateway, m.Identity, m.Asked, m.Proven, m.Profile = &g.info, g.id, g.asked, g.proven, *g.profile
+	}
+	if a := w.acting; a != nil && a.profile != nil {
+		m.Pending = &pending{ID: a.id, Kind: a.kind, Asked: a.asked, Reason: a.reason, Request: a.request, By: a.by, Old: a.old, Profile: *a.profile}
 	}
 	if err := m.write(w.dir); err != nil {
 		// The gateway's life does not depend on it; a successor will know less, and replace what it can't prove.
@@ -108,7 +130,7 @@ func parseMemo(data []byte) (*memo, error) {
 		return nil, fmt.Errorf("version %d is not %d", m.Version, memoVersion)
 	case m.Generation < 0 || m.Profile.Name == "":
 		return nil, errors.New("it is not complete")
-	case m.Gateway != nil && (m.Gateway.PID <= 0 || m.Gateway.StartTime == 0):
+	case m.Gateway != nil && (m.Gateway.PID <= 0 || m.Gateway.StartTime == 0 || m.Gateway.StartTime != m.Identity.Start):
 		return nil, fmt.Errorf("process %d with start time %d is not a gateway", m.Gateway.PID, m.Gateway.StartTime)
 	}
 	return &m, nil

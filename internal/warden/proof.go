@@ -32,11 +32,12 @@ func (w *Warden) provePosture(s *standby) error {
 	if err := unix.Fstat(int(w.launcher.Fd()), &file); err != nil {
 		return err
 	}
-	path, dev, ino, err := s.proc.Exe()
+	id, err := s.proc.Identify()
 	if err != nil {
 		return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
 	}
-	if dev != file.Dev || ino != file.Ino {
+	if id.Exe != (process.File{Dev: file.Dev, Ino: file.Ino}) {
+		path, _, _ := s.proc.Exe()
 		return mismatch("process %d in the container runs %s instead of the launcher: what is mounted at /proc in the container is not procfs",
 			s.proc.PID(), path)
 	}
@@ -47,13 +48,14 @@ func (w *Warden) provePosture(s *standby) error {
 	if err := samePosture(po, s.who); err != nil {
 		return err
 	}
-	ns, err := s.proc.SameNamespaces(w.init)
+	namespaces, err := w.init.Namespaces()
 	if err != nil {
 		return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot compare namespaces: %w", err)
 	}
-	if ns != "" {
-		return mismatch("the launcher's %s namespace is not the container's", ns)
+	if kind := id.Namespaces.Differ(namespaces); kind != "" {
+		return mismatch("the launcher's %s namespace is not the container's", kind)
 	}
+	s.id = id
 	return nil
 }
 
@@ -160,13 +162,36 @@ func (w *Warden) withDescendants(own map[uint64]int) error {
 
 // listening proves for each declared address who listens there. The error is listener_missing (not yet, perhaps) or
 // listener_contested (somebody else does); the listeners are as found in either case.
+//
+// A gateway's own are told by its descriptors, so its identity is proven before and after they are read.
 func (w *Warden) listening(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
+	if err := w.unchanged(g, stage); err != nil {
+		return nil, err
+	}
 	out, err := w.lookAtListeners(g, p, stage)
 	if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.ListenerContested {
 		// A socket whose owner closed it between the two looks seems to be nobody's. A foreign one is still there.
-		return w.lookAtListeners(g, p, stage)
+		out, err = w.lookAtListeners(g, p, stage)
+	}
+	if err == nil {
+		err = w.unchanged(g, stage)
 	}
 	return out, err
+}
+
+// unchanged proves that the gateway is what it was when it was proven last. One that has exited is for the caller to see.
+func (w *Warden) unchanged(g *gateway, stage code.Stage) error {
+	if g == nil {
+		return nil
+	}
+	_, err := g.proc.Prove(g.id)
+	switch {
+	case err == nil || errors.Is(err, process.ErrGone):
+		return nil
+	case errors.Is(err, process.ErrChanged):
+		return code.Errorf(code.PostureMismatch, stage, "the gateway, process %d, is not what was proven: %w: `gatewarden restart` replaces it", g.info.PID, err)
+	}
+	return code.Errorf(code.Internal, stage, "cannot prove what the gateway, process %d, is: %w", g.info.PID, err)
 }
 
 func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
@@ -227,7 +252,7 @@ func (w *Warden) holder(s listener.Socket) string {
 	for _, p := range all {
 		inodes, err := listener.Inodes(int(p.Dir().Fd()))
 		if _, ok := inodes[s.Inode]; ok && err == nil {
-			exe, _, _, _ := p.Exe()
+			exe, _, _ := p.Exe()
 			po, _ := p.Posture()
 			held = fmt.Sprintf("process %d (%d in the container, %s, UID %d) with %s", p.PID(), po.NSPID, exe, po.UID[0], s)
 		}
@@ -344,7 +369,7 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		if g.proc.Exited() {
 			return w.diedEarly(g, e.Stage)
 		}
-		if e.Code == code.ListenerContested || e.Code == code.Internal {
+		if e.Code == code.ListenerContested || e.Code == code.PostureMismatch || e.Code == code.Internal {
 			return err
 		}
 		t.Reset(wait)

@@ -3,6 +3,7 @@ package warden
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -164,7 +165,6 @@ func (w *Warden) restart(r *request) control.Message {
 		a.first = unix.SignalNum(r.Signal)
 	}
 	rec := w.answered(ctx, a, r)
-	w.recent.add(r.RequestID, rec)
 	return control.Message{Receipt: rec, Done: true}
 }
 
@@ -274,6 +274,9 @@ func (w *Warden) signal(r *request) control.Message {
 	}
 	if err := w.notFrozen(); err != nil {
 		return control.Message{Done: true, Error: code.From(err, code.StageRunning)}
+	}
+	if err := w.unchanged(w.gateway, code.StageRunning); err != nil {
+		return control.Message{Done: true, Error: code.From(fmt.Errorf("cannot signal %s: %w", w.object(), err), code.StageRunning)}
 	}
 	switch err := w.gateway.proc.Signal(unix.SignalNum(r.Signal)); {
 	case errors.Is(err, process.ErrGone):

@@ -22,7 +22,7 @@ func (w *Warden) setState(s receipt.State) {
 		w.status.Code, w.status.Message = "", ""
 	}
 	w.publish()
-	w.remember(nil, w.profile)
+	w.remember(w.gateway)
 }
 
 // noSuchTransition is a fault of the warden's, or of its table.

@@ -66,9 +66,9 @@ type Warden struct {
 	stderr         io.Writer
 
 	init     *process.Process
-	pidns    process.NamespaceID // the container's
-	group    cgroup.Group        // the container's
-	net      *os.File            // the container's network namespace
+	pidns    process.File // the container's PID namespace
+	group    cgroup.Group // the container's
+	net      *os.File     // the container's network namespace
 	sockets  *listener.Table
 	launcher *os.File // the launcher's executable
 	out      *gatewaylog.Writer
@@ -91,6 +91,7 @@ type Warden struct {
 	alive      context.Context  // ends, with errContainerGone, when the container's init has exited
 	profile    *profile.Profile // of the running gateway, or the last that was tried
 	gateway    *gateway
+	acting     *action // in progress
 	standby    *standby
 	joining    bool
 	status     receipt.Status // published as a copy
@@ -317,7 +318,7 @@ func (w *Warden) run() {
 // leave lets go of everything and touches nothing: the gateway goes on, and the successor finds it by the memo. The standby
 // ends with its control socket.
 func (w *Warden) leave() {
-	w.remember(nil, w.profile)
+	w.remember(w.gateway)
 	close(w.ended)
 	w.standby.end(w.log)
 	w.standby = nil
