@@ -269,13 +269,6 @@ func (c *container) shimGoroutines() int {
 	return n
 }
 
-func signalProcess(t *testing.T, pid int, sig unix.Signal) {
-	t.Helper()
-	if err := trySignal(pid, sig); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func trySignal(pid int, sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
