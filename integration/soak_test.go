@@ -290,25 +290,27 @@ func spread(all []time.Duration, took time.Duration) string {
 
 func TestSoakManyRestartsOfOneGatewayLeaveNothingBehind(t *testing.T) {
 	n := soaked()
-	// Each gateway writes as much as rotates the log in a full soak, and each receipt is as long as rotates the journal.
+	// Each gateway writes as much as rotates the log in a full soak, and each receipt is as long as rotates the journal. The
+	// requests' ids are more than a warden remembers.
 	profile := harness.Profile{Args: []string{"--flood", "20000"}}
-	reason := strings.Repeat("a reason of some length ", 40)
+	reason := strings.Repeat("a reason of some length ", 42)
 	fresh, c := run(t, options{profile: &profile}), run(t, options{profile: &profile})
 	last := c.status()
 	one := func(c *container, i int) receipt.Receipt {
+		id := uniqueID(strings.Repeat("soak-", 20))
 		switch i % 20 {
 		case 5: // as operators do
-			r := gatewarden(t, "restart", "--json", "--reason", reason, c.h.Namespace+"/"+c.id)
+			r := gatewarden(t, "restart", "--json", "--reason", reason, "--request-id", id, c.h.Namespace+"/"+c.id)
 			if r.Status != 0 {
 				t.Fatalf("restart %d: %v", i, r)
 			}
 			return decode[receipt.Receipt](t, r.Stdout)
 		case 15:
-			return c.restart("--reason", reason)
+			return c.restart("--reason", reason, "--request-id", id)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), commandTime)
 		defer cancel()
-		m, err := control.Call(ctx, c.runDir(), control.Request{Verb: control.Restart, Reason: reason, Via: "cli"}, nil)
+		m, err := control.Call(ctx, c.runDir(), control.Request{Verb: control.Restart, Reason: reason, RequestID: id, Via: "cli"}, nil)
 		if err != nil || m.Receipt == nil {
 			t.Fatalf("restart %d: %v, %+v", i, err, m)
 		}

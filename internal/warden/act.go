@@ -250,7 +250,7 @@ func (w *Warden) notFrozen() error {
 	case err != nil:
 		return code.Errorf(code.Internal, code.StagePreflight, "cannot tell whether the container is paused: %w", err)
 	case frozen:
-		return code.Errorf(code.Paused, code.StagePreflight, "the container is paused: resume it first, as with `ctr task resume %s`", w.rec.ID)
+		return code.Errorf(code.Paused, code.StagePreflight, "the container is paused: resume it first (ctr --namespace %s task resume %s)", w.rec.Namespace, w.rec.ID)
 	}
 	return nil
 }
