@@ -253,9 +253,10 @@ const (
 	maxCandidates = 300 // the smallest are looked at
 )
 
-// fold takes from the cache the smallest inputs that reach code which no checked in input of their target reaches.
+// fold takes from the cache the smallest inputs that reach code of the target's package which no checked in input of it
+// reaches.
 func (d *driver) fold(ctx context.Context, targets []target) error {
-	built, err := d.build(ctx, targets, "-cover", "-covermode=set", "-coverpkg=./...")
+	built, err := d.build(ctx, targets, "-cover", "-covermode=set")
 	if err != nil {
 		return err
 	}
