@@ -54,7 +54,7 @@ type container struct {
 	h     *harness.Host
 	id    string
 	log   string // file with its stdout and stderr
-	netns uint64 // inode of its network namespace
+	netns harness.Netns
 }
 
 // run makes and starts a container. It is removed, and that nothing of it is left is checked, when the test ends.
@@ -64,7 +64,10 @@ func run(t *testing.T, o options) *container {
 	if r.Status != 0 {
 		t.Fatalf("the container does not start:\n%v\ncontainerd's log:\n%s", r, host.DaemonLog())
 	}
-	c.netns = inode(t, fmt.Sprintf("/proc/%d/ns/net", c.init()))
+	var err error
+	if c.netns, err = harness.NetnsAt(fmt.Sprintf("/proc/%d/ns/net", c.init())); err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 
@@ -178,12 +181,8 @@ func (c *container) left() []string {
 	for _, dir := range cgroups {
 		left = append(left, "cgroup "+dir)
 	}
-	if c.netns != 0 {
-		holders, err := c.h.HoldersOf(c.netns)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		for _, holder := range holders {
+	if c.netns.Inode != 0 {
+		for _, holder := range harness.HoldersOf(c.netns) {
 			left = append(left, "network namespace, held by "+holder)
 		}
 	}

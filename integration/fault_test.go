@@ -21,7 +21,12 @@ import (
 
 // matrix is docs/fault-matrix.md: the tests run these rows, and the document is written from them.
 var matrix = []faults{
+	queueFaults,
+	stopFaults,
+	policyFaults,
 	wardenFaults,
+	lostFaults,
+	listenerFaults,
 }
 
 // faults are the rows of one section, and of one test.
@@ -37,7 +42,8 @@ type fault struct {
 	stage string // in which it strikes: a stage of the receipt, or "idle", "queued", …
 	fault string // what happens
 
-	// What the client of a command sees. Exit is noClient where nobody asked. In the message "…" stands for what varies.
+	// What the client of a command sees; where nobody asked, exit is noClient, and code and message are those of the status
+	// afterwards. In the message "…" stands for what varies.
 	exit    int
 	code    code.Code
 	message string
@@ -94,6 +100,9 @@ func (f fault) check(t *testing.T, c *container, before receipt.Status, said har
 	after := c.waitFor("the gateway is "+string(f.state), func(s receipt.Status) bool {
 		return s.State == f.state && (f.gateway != aNewOne || s.PID != before.PID)
 	})
+	if f.exit == noClient && (after.Code != f.code || !likeness(f.message).MatchString(after.Message)) {
+		t.Errorf("the status says %q: %q\nwant            %q: %q", after.Code, after.Message, f.code, f.message)
+	}
 	got := c.gateways()
 	switch f.gateway {
 	case theSame:

@@ -179,43 +179,76 @@ func bundle(t *testing.T, profile string) string {
 	return dir
 }
 
+// runcContainer is a container made by runc alone, without containerd.
+type runcContainer struct {
+	t  *testing.T
+	id string
+}
+
+// plainRunc makes and starts one; with may connect the streams of runc create, and looks at them after it.
+func plainRunc(t *testing.T, with func(create *exec.Cmd) (after func(error))) runcContainer {
+	t.Helper()
+	p := runcContainer{t, uniqueID("runc")}
+	writeProfile(t, p.id, harness.Profile{Select: "annotation = false"}.TOML())
+	dir := bundle(t, p.id)
+	t.Cleanup(func() {
+		if out, err := p.runc("delete", "--force", p.id).CombinedOutput(); err != nil {
+			t.Errorf("runc delete: %v\n%s", err, out)
+		}
+		if err := host.CheckClean(goneTime); err != nil {
+			t.Error(err)
+		}
+	})
+	create := p.runc("create", "--bundle", dir, p.id)
+	after := func(err error) {
+		if err != nil {
+			t.Fatalf("runc create: %v", err)
+		}
+	}
+	if with != nil {
+		after = with(create)
+	}
+	after(create.Run())
+	return p
+}
+
+func (p runcContainer) runc(args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+	p.t.Cleanup(cancel)
+	return host.Command(ctx, host.Runc(), append([]string{"--root", filepath.Join(host.Dir, "runc")}, args...)...)
+}
+
+// running waits until the gateway runs.
+func (p runcContainer) running() (s receipt.Status) {
+	p.t.Helper()
+	eventually(p.t, eventTime, "the gateway runs", func() bool {
+		r := gatewarden(p.t, "status", "--json", host.Namespace+"/"+p.id)
+		return r.Status == 0 && json.Unmarshal([]byte(r.Stdout), &s) == nil && s.State == receipt.Running
+	}, func() string { return fmt.Sprintf("%+v", s) })
+	return s
+}
+
 func TestTheHookWorksWithAnyStdioOfAPlainRunc(t *testing.T) {
 	for _, std := range stdios() {
 		t.Run(std.name, func(t *testing.T) {
-			id := uniqueID("runc")
-			writeProfile(t, id, harness.Profile{Select: "annotation = false"}.TOML())
-			dir, root := bundle(t, id), filepath.Join(host.Dir, "runc")
-			runc := func(args ...string) *exec.Cmd {
-				ctx, cancel := context.WithTimeout(context.Background(), commandTime)
-				t.Cleanup(cancel)
-				return host.Command(ctx, host.Runc(), append([]string{"--root", root}, args...)...)
-			}
-			t.Cleanup(func() {
-				if out, err := runc("delete", "--force", id).CombinedOutput(); err != nil {
-					t.Errorf("runc delete: %v\n%s", err, out)
-				}
-				if err := host.CheckClean(goneTime); err != nil {
-					t.Error(err)
+			var link string
+			p := plainRunc(t, func(create *exec.Cmd) func(error) {
+				var written func() string
+				link, written = std.give(t, create)
+				begin := time.Now()
+				return func(err error) {
+					if took := time.Since(begin); took > 10*time.Second {
+						t.Errorf("runc create took %v: somebody holds its streams", took)
+					}
+					if err != nil {
+						t.Fatalf("runc create: %v\n%s", err, written())
+					}
+					if out := written(); strings.Contains(out, "gatewarden") {
+						t.Errorf("the hook wrote to the user's streams: %q", out)
+					}
 				}
 			})
-			create := runc("create", "--bundle", dir, id)
-			link, written := std.give(t, create)
-			begin := time.Now()
-			err := create.Run()
-			if took := time.Since(begin); took > 10*time.Second {
-				t.Errorf("runc create took %v: somebody holds its streams", took)
-			}
-			if err != nil {
-				t.Fatalf("runc create: %v\n%s", err, written())
-			}
-			if out := written(); strings.Contains(out, "gatewarden") {
-				t.Errorf("the hook wrote to the user's streams: %q", out)
-			}
-			var s receipt.Status
-			eventually(t, eventTime, "the gateway runs", func() bool {
-				r := gatewarden(t, "status", "--json", host.Namespace+"/"+id)
-				return r.Status == 0 && json.Unmarshal([]byte(r.Stdout), &s) == nil && s.State == receipt.Running
-			}, func() string { return fmt.Sprintf("%+v", s) })
+			s := p.running()
 			checkPosture(t, "gateway", s.PID, false)
 			// The container's own process has runc's streams; nothing of ours may.
 			for what, pid := range map[string]int{"warden": s.Warden.PID, "gateway": s.PID} {
@@ -223,10 +256,10 @@ func TestTheHookWorksWithAnyStdioOfAPlainRunc(t *testing.T) {
 					t.Errorf("the %s holds %s", what, link)
 				}
 			}
-			if out, err := runc("start", id).CombinedOutput(); err != nil {
+			if out, err := p.runc("start", p.id).CombinedOutput(); err != nil {
 				t.Fatalf("runc start: %v\n%s", err, out)
 			}
-			if r := gatewarden(t, "restart", host.Namespace+"/"+id); r.Status != 0 {
+			if r := gatewarden(t, "restart", host.Namespace+"/"+p.id); r.Status != 0 {
 				t.Errorf("%v", r)
 			}
 		})

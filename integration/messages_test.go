@@ -182,8 +182,6 @@ func (c *container) operator(verb string, flags ...string) harness.Result {
 	return gatewarden(c.t, append(append([]string{verb}, flags...), c.name())...)
 }
 
-func (c *container) name() string { return c.h.Namespace + "/" + c.id }
-
 // asNobody runs a verb as a user other than root.
 func (c *container) asNobody(verb string) harness.Result {
 	c.t.Helper()

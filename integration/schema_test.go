@@ -177,4 +177,10 @@ func TestAScriptIsRunByItsInterpreter(t *testing.T) {
 	if out := c.mustExec("gatewarden", "logs"); !strings.Contains(out, "started as /usr/local/bin/start with one two\n") {
 		t.Errorf("the log says %q", out)
 	}
+	// By now it is another program than the one that was launched, and the same gateway.
+	before := c.status()
+	killProcess(t, before.Warden.PID)
+	if after := c.supervised(before.Warden.PID); after.PID != before.PID {
+		t.Errorf("process %d was replaced by %d", before.PID, after.PID)
+	}
 }

@@ -3,11 +3,13 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gatewarden/gatewarden/integration/harness"
 	"github.com/gatewarden/gatewarden/internal/code"
@@ -195,6 +197,176 @@ func killWarden(t *testing.T, point, client string) (*container, receipt.Status,
 }
 
 func TestAWardenThatIsKilledAtAnyStageOfARestartLeavesOneGateway(t *testing.T) { wardenFaults.run(t) }
+
+// lostFaults are losses outside a restart that somebody waits for, or more than one at once.
+var lostFaults = faults{
+	test:  "TestALostWardenIsReplacedWhateverItDid",
+	title: "The warden is killed at other times",
+	about: "The shim sees the loss and starts a successor. Without a shim the next `gatewarden restart` or `recover` does.",
+	rows: append(startRows(), fault{
+		stage: "idle", fault: "warden killed",
+		exit: noClient, state: receipt.Running, gateway: theSame, note: "adopted; its death is proven by its pidfd later on",
+		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+			c := run(t, options{profile: &harness.Profile{}})
+			before := c.status()
+			killProcess(t, before.Warden.PID)
+			c.supervised(before.Warden.PID)
+			return c, before, harness.Result{}
+		},
+	}, fault{
+		stage: "idle", fault: "warden killed, and its successor while it adopts",
+		exit: noClient, state: receipt.Running, gateway: theSame, note: "the third adopts it",
+		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+			withFailpoints(t)
+			c := run(t, options{profile: &harness.Profile{}})
+			before := c.status()
+			c.arm("adopt", "kill")
+			killProcess(t, before.Warden.PID)
+			s := c.supervised(before.Warden.PID)
+			if _, err := os.Stat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
+				t.Errorf("the successor, process %d, was not killed", s.Warden.PID)
+			}
+			return c, before, harness.Result{}
+		},
+	}, fault{
+		stage: "queued", fault: "warden killed while one restart is under way and another waits",
+		state: receipt.Running, gateway: aNewOne, note: "both are carried out, one after the other",
+		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+			withFailpoints(t)
+			c := run(t, options{profile: &harness.Profile{}})
+			before := c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+			reached, _ := c.hold("preflight")
+			first := c.begin("gatewarden", "restart", "--json")
+			reached()
+			second := c.begin("gatewarden", "restart", "--json")
+			time.Sleep(200 * time.Millisecond) // for the second to come into the queue
+			killProcess(t, before.Warden.PID)
+			r := first()
+			if r.Status == 0 {
+				r = second()
+			}
+			c.asked(2)
+			return c, before, r
+		},
+	}, fault{
+		stage: "stop", fault: "warden and gateway killed at once, after the signal",
+		state: receipt.Running, gateway: aNewOne,
+		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+			withFailpoints(t)
+			c := run(t, options{profile: &harness.Profile{Args: []string{"--slow-stop", "10s"}, Stop: "timeout = \"20s\""}})
+			before := c.status()
+			reached, _ := c.hold("signalled")
+			restart := c.begin("gatewarden", "restart", "--json")
+			reached()
+			killProcess(t, before.Warden.PID)
+			killProcess(t, before.PID)
+			return c, before, restart()
+		},
+	}, fault{
+		stage: "running", fault: "warden killed, and the gateway has executed another program since it was proven",
+		exit: noClient, state: receipt.Running, gateway: aNewOne, note: "it is not recognised; it is ended and replaced",
+		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+			c := run(t, options{profile: &harness.Profile{}})
+			before := c.status()
+			if r := c.get("/become?program=/bin/sleep&arg=1000"); r.Status == 0 {
+				t.Fatalf("%v", r)
+			}
+			killProcess(t, before.Warden.PID)
+			c.supervised(before.Warden.PID)
+			return c, before, harness.Result{}
+		},
+	}),
+}
+
+// startRows kill the warden while the container's start waits for the gateway.
+func startRows() []fault {
+	var rows []fault
+	for _, p := range []struct {
+		stage code.Stage
+		point string
+		when  string
+	}{
+		{code.StageLaunch, "release", "before the go"},
+		{code.StageListen, "launched", "after exec"},
+		{code.StageProbe, "probe", "while probing"},
+		{code.StageReceipt, "proven", "the gateway is proven"},
+		{code.StageReceipt, "receipt", "before the receipt is written"},
+	} {
+		rows = append(rows, fault{
+			stage: string(p.stage), fault: "warden killed during the first start: " + p.when + " (`ctr run`)",
+			state: receipt.Running, gateway: aNewOne, note: "the workload starts when the gateway is ready",
+			do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+				withFailpoints(t)
+				ended := make(chan struct{})
+				next := &container{t: t, h: host, id: fmt.Sprintf("c%d", lastID.Load()+1)}
+				go func() {
+					defer close(ended)
+					// The hook writes this last, just before it starts the warden, whose first start takes a join.
+					for deadline := time.Now().Add(eventTime); time.Now().Before(deadline); time.Sleep(200 * time.Microsecond) {
+						if _, err := os.Lstat(filepath.Join(next.runDir(), "install.json")); err == nil {
+							next.arm(p.point, "kill")
+							return
+						}
+					}
+				}()
+				c, r := tryRun(t, options{profile: &harness.Profile{}})
+				<-ended
+				if c.id != next.id {
+					t.Fatalf("the container is %s, not %s", c.id, next.id)
+				}
+				if _, err := os.Lstat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
+					t.Errorf("the point %s was not reached", p.point)
+				}
+				return c, receipt.Status{}, r
+			},
+		})
+	}
+	return rows
+}
+
+func TestALostWardenIsReplacedWhateverItDid(t *testing.T) { lostFaults.run(t) }
+
+// Only the gateway's own program can bring it about that it is another one, and a restart is what cures that.
+func TestAGatewayThatExecutesAnotherProgramIsNotHealthyAndIsReplacedOnRequest(t *testing.T) {
+	c := run(t, options{profile: &harness.Profile{}})
+	before := c.status()
+	if r := c.get("/become?program=/bin/sleep&arg=1000"); r.Status == 0 {
+		t.Fatalf("%v", r)
+	}
+	s := c.waitFor("it is not healthy", func(s receipt.Status) bool { return s.Healthy != nil && !*s.Healthy })
+	if s.PID != before.PID || s.State != receipt.Running {
+		t.Errorf("something was done to it: %+v", s)
+	}
+	r := c.exec("gatewarden", "probe")
+	refused(t, r, 1, string(code.PostureMismatch))
+	refused(t, c.ctr("task", "kill", "--exec-id", "gateway", "-s", "USR1", c.id), 1, "is not what was proven")
+	got := c.restart()
+	if got.Old.PID != before.PID || !strings.Contains(got.Message, "was not what had been proven") {
+		t.Errorf("%+v: %s", got.Old, got.Message)
+	}
+	c.supervised(0)
+}
+
+func TestWithoutAShimTheNextCommandReplacesALostWarden(t *testing.T) {
+	for _, verb := range []string{"restart", "recover"} {
+		t.Run(verb, func(t *testing.T) {
+			p := plainRunc(t, nil)
+			before := p.running()
+			killProcess(t, before.Warden.PID)
+			name := host.Namespace + "/" + p.id
+			if r := gatewarden(t, "status", name); r.Status != 1 || !strings.Contains(r.Stdout+r.Stderr, "gatewarden recover "+name) {
+				t.Errorf("status does not name the cure: %v", r)
+			}
+			if r := gatewarden(t, verb, "--json", name); r.Status != 0 {
+				t.Fatalf("%v", r)
+			}
+			after := p.running()
+			if after.Warden.PID == before.Warden.PID || (after.PID == before.PID) != (verb == "recover") {
+				t.Errorf("after %s: warden %d, gateway %d; before: %d, %d", verb, after.Warden.PID, after.PID, before.Warden.PID, before.PID)
+			}
+		})
+	}
+}
 
 func TestUpgradeWardenLeavesTheGatewayAlone(t *testing.T) {
 	c := run(t, options{profile: &harness.Profile{}})

@@ -16,6 +16,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/netns"
 )
 
 // leaveTime is how long things may take to go once their container has gone.
@@ -121,34 +123,49 @@ func (h *Host) Mounts() ([]string, error) {
 	return points, nil
 }
 
-// HoldersOf lists who of this host, containerd and the tests keeps the network namespace with that inode number alive:
-// processes in it, and descriptors of it. The kernel gives the number of a namespace that is gone to the next one, which can
-// be that of another host's container: others' processes do not count.
-func (h *Host) HoldersOf(netns uint64) ([]string, error) {
-	processes, err := h.Processes()
+// Netns tells a network namespace from every other, also from a later one that was given its inode number.
+type Netns struct{ Inode, Cookie uint64 }
+
+// NetnsAt gives the network namespace of an nsfs file, such as /proc/PID/ns/net.
+func NetnsAt(path string) (Netns, error) {
+	ns, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return Netns{}, err
 	}
-	pids := []int{os.Getpid()}
-	if h.daemon != nil {
-		pids = append(pids, h.daemon.Process.Pid)
+	defer ns.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+		return Netns{}, err
 	}
-	for _, p := range processes {
-		pids = append(pids, p.PID)
-	}
-	want := fmt.Sprintf("net:[%d]", netns)
+	id := Netns{Inode: st.Ino}
+	err = netns.Do(ns, func() error {
+		s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		id.Cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE) // Linux 5.14
+		return err
+	})
+	return id, err
+}
+
+// HoldersOf lists who keeps a network namespace alive: processes in it, and descriptors of it.
+func HoldersOf(id Netns) []string {
+	want := fmt.Sprintf("net:[%d]", id.Inode)
 	var holders []string
-	for _, pid := range pids {
-		dir := filepath.Join("/proc", strconv.Itoa(pid))
-		descriptors, _ := filepath.Glob(dir + "/fd/*")
-		for _, path := range append(descriptors, dir+"/ns/net") {
-			// What has gone meanwhile holds nothing.
-			if target, err := os.Readlink(path); err == nil && target == want {
-				holders = append(holders, path)
-			}
+	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, path := range append(links, descriptors...) {
+		// What has gone meanwhile holds nothing.
+		if target, err := os.Readlink(path); err != nil || target != want {
+			continue
+		}
+		if now, err := NetnsAt(path); err == nil && now == id {
+			holders = append(holders, path)
 		}
 	}
-	return holders, nil
+	return holders
 }
 
 // CheckClean waits for at most patience until nothing but containerd is left of this host's containers, and says what is.

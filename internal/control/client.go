@@ -106,14 +106,11 @@ func Unsent(err error) bool {
 	return ok
 }
 
-// Listens tells whether a warden takes connections in dir now.
-func Listens(dir string) bool {
-	conn, err := dial(context.Background(), dir)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
+// Answers tells whether there is a warden in dir. To connect proves nothing: the socket of one that is being killed takes
+// connections until its last file is closed.
+func Answers(ctx context.Context, dir string) bool {
+	_, err := Call(ctx, dir, Request{Verb: Status}, nil)
+	return err == nil
 }
 
 func lost(ctx context.Context, dir string, err error) error {

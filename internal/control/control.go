@@ -54,7 +54,7 @@ const (
 
 // Event is a change of the gateway that watchers see.
 type Event struct {
-	Kind     string    `json:"kind"` // "running", "exited", or the present state's name for the first event
+	Kind     string    `json:"kind"` // "running", "exited", "failed", or the present state's name for the first event
 	PID      int       `json:"pid"`
 	ExitCode int       `json:"exit_code"` // 128+signal when a signal ended it
 	Time     time.Time `json:"time"`

@@ -1,6 +1,7 @@
 package install
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,17 +70,18 @@ func Revive(configured, dir string, patience time.Duration) error {
 // Both are tried in turn. The kernel closes the files of a warden that was killed in no order that we may rely on: its
 // clients can see their connections end while the lock is still held, and then there is nobody yet who will answer.
 func lockOrReach(dir string, patience time.Duration) (*os.File, error) {
-	deadline := time.Now().Add(patience + startTime)
+	ctx, cancel := context.WithTimeout(context.Background(), patience+startTime)
+	defer cancel()
 	for {
 		lock, err := lockExisting(dir, patience)
 		if !errors.Is(err, errLocked) {
 			return lock, err
 		}
 		patience = 0
-		if control.Listens(dir) {
+		if control.Answers(ctx, dir) {
 			return nil, nil
 		}
-		if time.Now().After(deadline) {
+		if ctx.Err() != nil {
 			return nil, err
 		}
 		time.Sleep(lockPoll)

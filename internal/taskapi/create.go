@@ -99,7 +99,7 @@ func addHooks(bundle, namespace string, settings settings) error {
 // startInit starts the container's own process, once its gateway is ready if the profile asks for that.
 func (s *Service) startInit(ctx context.Context, c *container, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	// The deadline is the warden's, from the profile; ctx bounds what the client is ready to wait.
-	m, err := control.Call(ctx, c.runDir(), control.Request{Verb: control.Await, Via: "task-start"}, nil)
+	m, err := c.gateway.call(ctx, control.Request{Verb: control.Await, Via: "task-start"}, true)
 	if err != nil {
 		return nil, toGRPC(err)
 	}

@@ -145,6 +145,10 @@ func (g *gateway) observe(e control.Event, first bool) {
 		g.startedLocked(pid)
 	case first && g.now.status == virtualexec.Running && g.now.pid != pid:
 		g.exitedLocked(missed)
+	case e.Kind == string(receipt.FailedSt) && g.now.status == virtualexec.Created:
+		// It never had a process, so there is nothing to publish, and yet it is over until somebody asks for a restart.
+		g.now.status, g.now.exit = virtualexec.Stopped, missed
+		g.changedLocked()
 	}
 }
 
@@ -257,6 +261,21 @@ func (g *gateway) close() {
 	g.changedLocked()
 }
 
+// call asks the warden, and its successor if it is lost. With repeat the request may reach both.
+func (g *gateway) call(ctx context.Context, req control.Request, repeat bool) (control.Message, error) {
+	m, err := control.Call(ctx, g.dir, req, nil)
+	if lost(err) && ctx.Err() == nil && (repeat || control.Unsent(err)) {
+		if err := g.revive(); err != nil {
+			return control.Message{}, err
+		}
+		m, err = control.Call(ctx, g.dir, req, nil)
+	}
+	if err == nil {
+		g.hurry() // the warden lives
+	}
+	return m, err
+}
+
 // The signals that mean something to the gateway's pseudo-process.
 var (
 	restarting = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGKILL}
@@ -275,18 +294,11 @@ func (g *gateway) kill(ctx context.Context, sig unix.Signal) error {
 	default:
 		return classify(errdefs.ErrInvalidArgument, "gatewarden: signal %d has no meaning for a gateway: TERM, INT, QUIT, HUP and KILL restart it, USR1, USR2 and WINCH are delivered", int(sig))
 	}
-	m, err := control.Call(ctx, g.dir, req, nil)
 	// A restart's id tells a successor what it has finished already. A signal may have been delivered, and is not sent twice.
-	if lost(err) && ctx.Err() == nil && (req.Verb == control.Restart || control.Unsent(err)) {
-		if err := g.revive(); err != nil {
-			return err
-		}
-		m, err = control.Call(ctx, g.dir, req, nil)
-	}
+	m, err := g.call(ctx, req, req.Verb == control.Restart)
 	if err != nil {
 		return err
 	}
-	g.hurry() // the warden lives
 	if req.Verb == control.Signal {
 		return nil
 	}

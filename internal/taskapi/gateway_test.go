@@ -328,3 +328,22 @@ func TestEveryCodeHasAClass(t *testing.T) {
 		}
 	}
 }
+
+func TestAGatewayThatFailedWithoutAProcessIsStopped(t *testing.T) {
+	s := newShim(t)
+	w := s.create("web", true)
+	s.events.until(t, "create web")
+	for !watched(w) {
+		time.Sleep(time.Millisecond)
+	}
+	w.tell(control.Event{Kind: "failed", Time: time.Now()})
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		st := s.state("web", gatewayID)
+		if st.Status == task.Status_STOPPED && st.ExitStatus == statusUnknown && st.ExitedAt != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("state %v", st)
+		}
+	}
+}

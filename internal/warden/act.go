@@ -328,7 +328,7 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 		}
 		stat, _ := g.proc.Stat()
 		return code.Errorf(code.StopFailed, code.StageStop,
-			"process %d survived SIGKILL for %v; it is in state %q, and D means stuck in the kernel: no second gateway is started beside it",
+			"process %d survived SIGKILL for %v; it is in state %c (D: stuck in the kernel), and no second gateway is started beside it: as soon as it ends, the next one is",
 			g.info.PID, killGrace, stat.State)
 	}
 	failpoint.Hit(w.dir, "dead")

@@ -118,7 +118,7 @@ func (w *Warden) adoptNothing(m *memo, a *action, begun bool, why string) {
 		// It exited while nobody looked, and nobody asked for that as far as is known.
 		exit := process.Exit{Code: -1, Unknown: true}
 		if decide(m.Profile.Restart, exit) == receipt.FailedSt {
-			w.fail(code.LaunchFailed, fmt.Sprintf("%s ended while it had no warden (%s), and its restart policy is \"never\": `gatewarden restart` starts it again", w.object(), why))
+			w.fail(code.LaunchFailed, fmt.Sprintf("%s ended while it had no warden (%s), and its policy does not start it again: `gatewarden restart %s` does", w.object(), why, w.container))
 			w.first.set(&receipt.Receipt{Outcome: receipt.Failed, Code: w.status.Code, Message: w.status.Message}, false)
 			return
 		}

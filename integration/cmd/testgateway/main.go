@@ -3,6 +3,7 @@
 //	GET /         {"pid":…,"uid":…,"gid":…,"groups":[…]} as the gateway sees itself
 //	GET /health   --status, or the number in --status-file
 //	GET /env      its environment
+//	GET /become   executes ?program= with ?arg=, in its own process
 //	GET /exit     exits at once with status --exit-code
 package main
 
@@ -48,12 +49,13 @@ type options struct {
 	crash      bool
 	flood      int64
 	forkChild  bool
+	worker     bool
 	say        string
 }
 
 func run() error {
 	var o options
-	flag.Func("listen", "address to listen on: HOST:PORT or unix:///PATH; repeatable", func(s string) error {
+	flag.Func("listen", "address to listen on: HOST:PORT, unix:///PATH or unix://@NAME; repeatable", func(s string) error {
 		o.listen = append(o.listen, s)
 		return nil
 	})
@@ -69,6 +71,8 @@ func run() error {
 	flag.BoolVar(&o.crash, "crash", false, "say something on stderr and die of SIGABRT at once")
 	flag.Int64Var(&o.flood, "flood", 0, "write this many bytes of lines to stdout after binding")
 	flag.BoolVar(&o.forkChild, "fork-child", false, "leave a child that inherits the listeners and ignores SIGTERM")
+	flag.BoolVar(&o.worker, "worker", false, "hand the listeners to a child that serves, and keep none")
+	inherited := flag.Int("inherited", 0, "internal: serve this many listeners, from descriptor 3 on")
 	flag.StringVar(&o.say, "say", "", "write this line to stdout at the start")
 	child := flag.Bool("child", false, "internal: be that child")
 	flag.Parse()
@@ -80,7 +84,23 @@ func run() error {
 		time.Sleep(time.Hour)
 		return nil
 	}
+	if *inherited > 0 {
+		return o.serveInherited(*inherited)
+	}
 	return o.serve()
+}
+
+// serveInherited is what the child of --worker does.
+func (o *options) serveInherited(n int) error {
+	served := make(chan error, n)
+	for i := range n {
+		l, err := net.FileListener(os.NewFile(uintptr(3+i), "listener"))
+		if err != nil {
+			return err
+		}
+		go func() { served <- http.Serve(l, o.handler()) }()
+	}
+	return <-served
 }
 
 func (o *options) serve() error {
@@ -121,7 +141,7 @@ func (o *options) serve() error {
 		if err != nil {
 			return err
 		}
-		if o.forkChild {
+		if o.forkChild || o.worker {
 			f, err := l.(interface{ File() (*os.File, error) }).File()
 			if err != nil {
 				return err
@@ -138,6 +158,22 @@ func (o *options) serve() error {
 			return err
 		}
 		fmt.Println("testgateway: child", cmd.Process.Pid)
+	}
+	if o.worker {
+		cmd := exec.Command("/proc/self/exe", "--inherited", strconv.Itoa(len(files)), "--status", strconv.Itoa(o.status))
+		cmd.ExtraFiles = files
+		if err := cmd.Start(); err != nil {
+			return err
+		}
+		for i, l := range listeners {
+			if u, ok := l.(*net.UnixListener); ok {
+				u.SetUnlinkOnClose(false)
+			}
+			if err := errors.Join(l.Close(), files[i].Close()); err != nil {
+				return err
+			}
+		}
+		listeners = nil
 	}
 	served := make(chan error, len(listeners))
 	for _, l := range listeners {
@@ -158,6 +194,9 @@ func (o *options) serve() error {
 
 func (o *options) bind(address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		if strings.HasPrefix(path, "@") {
+			return net.Listen("unix", path)
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -186,6 +225,12 @@ func (o *options) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(o.health()) })
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
+	mux.HandleFunc("GET /become", func(_ http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if err := syscall.Exec(q.Get("program"), append([]string{q.Get("program")}, q["arg"]...), os.Environ()); err != nil {
+			fmt.Fprintln(os.Stderr, "testgateway: exec:", err)
+		}
+	})
 	mux.HandleFunc("GET /exit", func(http.ResponseWriter, *http.Request) { os.Exit(o.exitCode) })
 	return mux
 }
