@@ -114,6 +114,10 @@ func (c *container) remove() {
 	if c.t.Failed() {
 		c.dump()
 	}
+	// A fault that the warden finds in itself is nobody's to see otherwise. It may be gone already, with its log.
+	if data, err := os.ReadFile(filepath.Join(c.logDir(), "warden.log")); err == nil && bytes.Contains(data, []byte("that the state machine does not have")) {
+		c.t.Errorf("the warden of %s left its state machine:\n%s", c.id, data)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	defer cancel()
 	if err := c.h.Remove(ctx, c.id); err != nil {

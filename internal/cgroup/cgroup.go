@@ -173,10 +173,16 @@ func (g Group) MemoryLeft() int64 {
 }
 
 // counter reads a number from a file of lines "KEY NUMBER".
-func counter(dir, name, key string) int {
-	for line := range strings.Lines(value(dir, name)) {
+func counter(dir, name, key string) int { return parseCounter([]byte(value(dir, name)), key) }
+
+// parseCounter reads the number of the first line "KEY NUMBER". One that makes no sense is 0.
+func parseCounter(data []byte, key string) int {
+	for line := range strings.Lines(string(data)) {
 		if n, ok := strings.CutPrefix(line, key+" "); ok {
-			count, _ := strconv.Atoi(strings.TrimSpace(n))
+			count, err := strconv.Atoi(strings.TrimSpace(n))
+			if err != nil || count < 0 {
+				return 0
+			}
 			return count
 		}
 	}
@@ -220,17 +226,33 @@ func (g Group) Procs() ([]int, error) {
 			}
 			return err
 		}
-		for line := range strings.Lines(string(data)) {
-			pid, err := strconv.Atoi(strings.TrimSpace(line))
-			if err != nil {
-				return fmt.Errorf("cannot read %s/cgroup.procs: %w", path, err)
-			}
-			pids = append(pids, pid)
+		found, err := parseProcs(data)
+		if err != nil {
+			return fmt.Errorf("cannot read %s/cgroup.procs: %w", path, err)
 		}
+		pids = append(pids, found...)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the processes of cgroup %s: %w", g.dir, err)
+	}
+	return pids, nil
+}
+
+// parseProcs reads a number per line. A process of another PID namespace than the reader's is shown as 0 and can't be held:
+// it is left out.
+func parseProcs(data []byte) ([]int, error) {
+	var pids []int
+	for line := range strings.Lines(string(data)) {
+		pid, err := strconv.ParseInt(strings.TrimSpace(line), 10, 32)
+		switch {
+		case err != nil:
+			return nil, err
+		case pid < 0:
+			return nil, fmt.Errorf("%d is not a process", pid)
+		case pid > 0:
+			pids = append(pids, int(pid))
+		}
 	}
 	return pids, nil
 }

@@ -210,3 +210,31 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("3:cpu,cpuacct:/a\n0::/d\n"))
 	f.Fuzz(func(t *testing.T, data []byte) { parse(data) })
 }
+
+func FuzzProcs(f *testing.F) {
+	f.Add([]byte("1\n4044\n"))
+	f.Add([]byte("0\n-1\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		pids, err := parseProcs(data)
+		if err != nil && pids != nil {
+			t.Error("processes beside an error")
+		}
+		for _, pid := range pids {
+			if pid <= 0 {
+				t.Errorf("%q holds process %d", data, pid)
+			}
+		}
+	})
+}
+
+func FuzzCounter(f *testing.F) {
+	f.Add([]byte("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"))
+	f.Add([]byte("low 0\nhigh 0\nmax 17\noom 2\noom_kill 2\noom_group_kill 0\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, key := range []string{"oom_kill", "max", "total_inactive_file"} {
+			if n := parseCounter(data, key); n < 0 {
+				t.Errorf("%q tells of %s %d", data, key, n)
+			}
+		}
+	})
+}

@@ -1,7 +1,9 @@
 package launch
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -205,4 +207,91 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("accepted step %d", step)
 		}
 	})
+}
+
+// FuzzLauncher gives a real launcher an order as it stands, right or wrong. What is not an order never reaches exec.
+func FuzzLauncher(f *testing.F) {
+	head, body, err := encode(Order{Cwd: "/", Arg: []string{"x", "y"}, Env: []string{"A=1"}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	number := func(i int) uint32 { return binary.NativeEndian.Uint32(head[4*i:]) }
+	f.Add(number(0), number(1), number(2), number(3), body, true)
+	f.Add(number(0), number(1), number(2), number(3), body, false)
+	f.Add(number(0), uint32(MaxBody+1), uint32(1), uint32(0), body, true)
+	f.Add(number(0), uint32(3), uint32(1), uint32(0), []byte("/\x00x"), true)
+	f.Fuzz(func(t *testing.T, magicNumber, length, args, envs uint32, body []byte, exe bool) {
+		if len(body) > MaxBody+1 {
+			return
+		}
+		gate, cmd, _ := start(t, nil)
+		if err := gate.AwaitParked(ctx(t)); err != nil {
+			t.Fatal(err)
+		}
+		// What it is to become is a launcher again: without its control socket, that one ends at once with 127.
+		var rights []byte
+		if exe {
+			file, err := File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			rights = unix.UnixRights(int(file.Fd()))
+		}
+		var order []byte
+		for _, n := range []uint32{magicNumber, length, args, envs} {
+			order = binary.NativeEndian.AppendUint32(order, n)
+		}
+		gate.deadline(ctx(t))
+		if _, _, err := gate.conn.WriteMsgUnix(order, rights, nil); err != nil {
+			t.Fatal(err)
+		}
+		// It may have refused already, and be gone.
+		gate.conn.Write(body)
+		gate.conn.CloseWrite()
+		step, errno, err := gate.answer(ctx(t))
+		if err != nil && !errors.Is(err, ErrGone) {
+			t.Fatal(err)
+		}
+		said := err == nil
+		cmd.Wait()
+		status := cmd.ProcessState.ExitCode() // -1: a signal
+		refused := said && step == ReadOrder && errno == unix.EPROTO && status == 127
+		silent := !said && status == 0
+		switch verdict(magicNumber, length, args, envs, body, exe) {
+		case bad:
+			if !refused {
+				t.Errorf("%v, %v, %v: not refused", step, errno, cmd.ProcessState)
+			}
+		case short:
+			if !silent {
+				t.Errorf("%v, %v, %v: it did not leave in silence", step, errno, cmd.ProcessState)
+			}
+		case good:
+			if status != 127 || said && (step < ChangeDirectory || errno == 0) {
+				t.Errorf("%v, %v, %v: not carried out", step, errno, cmd.ProcessState)
+			}
+		}
+	})
+}
+
+const (
+	bad   = iota
+	short // it ends before its length
+	good
+)
+
+// verdict reads an order as its description in launcher.c says.
+func verdict(magicNumber, length, args, envs uint32, body []byte, exe bool) int {
+	switch {
+	case !exe || magicNumber != magic || length > MaxBody || args == 0 || args > MaxStrings || envs > MaxStrings:
+		return bad
+	case int(length) > len(body):
+		return short
+	}
+	body = body[:length]
+	if bytes.Count(body, []byte{0}) != int(1+args+envs) || !bytes.HasSuffix(body, []byte{0}) {
+		return bad
+	}
+	return good
 }

@@ -412,6 +412,9 @@ func parseStat(data []byte) (Stat, error) {
 		return Stat{}, fmt.Errorf("%d fields after the command name", len(f))
 	}
 	s := Stat{State: f[state][0]}
+	if s.State < 'A' || s.State > 'z' || s.State > 'Z' && s.State < 'a' {
+		return Stat{}, fmt.Errorf("%q is not a state", s.State)
+	}
 	var err error
 	if s.PPID, err = strconv.Atoi(string(f[ppid])); err != nil {
 		return Stat{}, fmt.Errorf("parent: %w", err)

@@ -72,7 +72,7 @@ managed.
 func (in *Invocation) logs(ctx context.Context, t Target, n int, follow, stamps bool) int {
 	dir := filepath.Join(in.Config.LogDir, t.Namespace, t.ID)
 	if err := in.known(t, dir); err != nil {
-		return in.Fail(err)
+		return in.failOn(t, err)
 	}
 	path := filepath.Join(dir, logName)
 	show := func(l gatewaylog.Line) error { return in.printLine(l, stamps) }
@@ -93,7 +93,7 @@ func (in *Invocation) logs(ctx context.Context, t Target, n int, follow, stamps 
 		}
 	}
 	if err != nil {
-		return in.Fail(fmt.Errorf("cannot show the log %s: %w", path, err))
+		return in.failOn(t, fmt.Errorf("cannot show the log %s: %w", path, err))
 	}
 	return code.ExitOK
 }

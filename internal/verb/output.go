@@ -47,9 +47,9 @@ func (in *Invocation) next(format string, args ...any) {
 // hint gives the line to type for another verb on t.
 func (in *Invocation) hint(verb string, t Target) string {
 	if in.Target != nil {
-		return "gatewarden " + verb
+		return "`gatewarden " + verb + "`"
 	}
-	return "gatewarden " + verb + " " + t.String()
+	return "`gatewarden " + verb + " " + t.String() + "`"
 }
 
 // safe makes text from the container's side harmless on a terminal, line by line.

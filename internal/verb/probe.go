@@ -54,12 +54,9 @@ Exit status: 0 healthy; 1 not healthy; 2 usage; 3 not allowed; 5 cannot tell (pa
 
 // failProbe reports a probe that could not be made. Where that says nothing about the gateway, it is "cannot tell".
 func (in *Invocation) failProbe(t Target, err error) int {
-	exit := in.Fail(err)
+	exit := in.failOn(t, err)
 	switch code.From(err, code.StageProbe).Code {
-	case code.WardenLost:
-		in.nextWithoutWarden(t)
-		return code.ExitDeadline
-	case code.Paused:
+	case code.WardenLost, code.Paused:
 		return code.ExitDeadline
 	}
 	return exit
@@ -100,5 +97,8 @@ func (in *Invocation) printReport(t Target, r *control.Report) int {
 		b.add("message", "%s", in.safe(r.Message))
 	}
 	b.print(in.Stdout)
+	if exit != code.ExitOK {
+		in.advise(t, "", r.Code)
+	}
 	return exit
 }

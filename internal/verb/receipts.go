@@ -53,13 +53,13 @@ managed.
 func (in *Invocation) receipts(t Target, n int) int {
 	dir := filepath.Join(in.Config.StateDir, t.Namespace, t.ID)
 	if err := in.known(t, dir); err != nil {
-		return in.Fail(err)
+		return in.failOn(t, err)
 	}
 	path := filepath.Join(dir, journalName)
 	all, err := journal.Read(path, n)
 	skipped, torn := errors.AsType[*journal.SkippedError](err)
 	if err != nil && !torn && !errors.Is(err, fs.ErrNotExist) {
-		return in.Fail(fmt.Errorf("cannot read the journal %s: %w", path, err))
+		return in.failOn(t, fmt.Errorf("cannot read the journal %s: %w", path, err))
 	}
 	if in.JSON {
 		for i := range all {

@@ -88,7 +88,7 @@ func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation)
 		}
 		if m.Receipt == nil {
 			p.end(false, 0)
-			return in.Fail(code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a receipt: it and this command differ in version", t))
+			return in.failOn(t, code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a receipt: it and this command differ in version", t))
 		}
 		return in.finish(t, &p, m)
 	}
@@ -117,6 +117,7 @@ func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
 		message = fmt.Sprintf("%s of gateway %s of %s: %s at stage %s", r.Action, r.Gateway, t, r.Outcome, r.Stage)
 	}
 	in.complain(message, c)
+	in.advise(t, r.Gateway, c)
 	return exit
 }
 
@@ -128,23 +129,11 @@ func (in *Invocation) failAction(ctx context.Context, t Target, v control.Verb, 
 	case e.Code == code.WardenLost && stopped:
 		e = code.Errorf(code.WardenLost, e.Stage, "the warden of %s went away during the %s, after the old gateway had been told to stop; whether a gateway runs now is not known", t, v)
 	}
-	exit := in.Fail(e)
-	switch e.Code {
-	case code.WardenLost:
-		in.nextWithoutWarden(t)
-		if stopped {
-			return code.ExitFailed
-		}
-	case code.Deadline:
-		in.next("%s tells what runs now", in.hint("status", t))
+	exit := in.failOn(t, e)
+	if e.Code == code.WardenLost && stopped {
+		return code.ExitFailed
 	}
 	return exit
-}
-
-// nextWithoutWarden says what is left to do when nobody supervises t.
-func (in *Invocation) nextWithoutWarden(t Target) {
-	in.next("%s starts a new warden, which adopts the gateway if it is well; what became of the old one: %s/%s/warden.log on the host",
-		in.hint("recover", t), in.Config.LogDir, t)
 }
 
 // summary is the receipt in one line.

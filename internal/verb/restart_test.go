@@ -115,7 +115,7 @@ func TestAContainerWithoutWardenRefusesARestart(t *testing.T) {
 	h := newHost(t)
 	h.lose("default/web")
 	exit, stdout, stderr := h.run("restart", "--json", "web")
-	want(t, exit, code.ExitRefused, stderr, "(warden_lost)", "no hook program at", "gatewarden recover")
+	want(t, exit, code.ExitRefused, stderr, "(warden_lost)", "no hook program at", "next: `gatewarden doctor`")
 	if e := oneObject[struct{ Error *code.Error }](t, stdout).Error; e == nil || e.Code != code.WardenLost {
 		t.Errorf("error %+v", e)
 	}
@@ -142,7 +142,7 @@ func TestAWardenSilentBeyondTheTimeoutIsADeadline(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	begun := time.Now()
 	exit, _, stderr := h.run("restart", "--timeout", "10ms", "web")
-	want(t, exit, code.ExitDeadline, stderr, "(deadline)", "gatewarden status default/web tells what runs now")
+	want(t, exit, code.ExitDeadline, stderr, "(deadline)", "`gatewarden status default/web` tells what runs now")
 	if d := time.Since(begun); d > grace+2*time.Second {
 		t.Errorf("took %v", d)
 	}

@@ -49,7 +49,7 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 	if err != nil {
 		e := code.From(err, code.StageQueue)
 		if e.Code != code.WardenLost {
-			return in.Fail(err)
+			return in.failOn(t, err)
 		}
 		st, lost = in.lostStatus(t, e), true
 	}
@@ -58,8 +58,13 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 	} else {
 		in.printStatus(st, lost)
 	}
-	if lost {
+	switch {
+	case lost:
 		in.nextWithoutWarden(t)
+	case st.State == receipt.FailedSt && st.Code == "":
+		in.next("%s shows why it ended; then %s starts it again", in.hint("logs", t), in.hint("restart", t))
+	case st.State == receipt.FailedSt:
+		in.advise(t, st.Gateway, st.Code)
 	}
 	if st.State == receipt.FailedSt || st.State == receipt.Stopped {
 		return code.ExitFailed

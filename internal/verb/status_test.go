@@ -54,7 +54,7 @@ func TestStatusWithoutWardenTellsWhatTheInstallWroteDown(t *testing.T) {
 	h.lose("default/web")
 	exit, stdout, stderr := h.run("status", "web")
 	want(t, exit, code.ExitFailed, stdout, "state      not known: the warden is lost\n", "gateway    demo", "(init pid 4242)", "code       warden_lost\n")
-	want(t, exit, code.ExitFailed, stderr, "next: gatewarden recover default/web", h.env.Config.LogDir+"/default/web/warden.log")
+	want(t, exit, code.ExitFailed, stderr, "next: `gatewarden recover default/web`", h.env.Config.LogDir+"/default/web/warden.log")
 
 	_, stdout, _ = h.run("status", "--json", "web")
 	st := oneObject[receipt.Status](t, stdout)

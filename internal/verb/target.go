@@ -70,7 +70,11 @@ func (in *Invocation) target(dirs ...string) (Target, int) {
 		return Target{}, code.ExitUsage
 	}
 	if err != nil {
-		return Target{}, in.Fail(err)
+		exit := in.Fail(err)
+		if code.From(err, code.StageQueue).Code == code.NotManaged {
+			in.advise(Target{}, "", code.NotManaged)
+		}
+		return Target{}, exit
 	}
 	return t, code.ExitOK
 }
@@ -111,7 +115,7 @@ func find(name, namespace string, dirs []string) (Target, error) {
 		}
 	}
 	return Target{}, code.Errorf(code.NotManaged, code.StageQueue,
-		"no container with a gateway is called %q on this host; gatewarden ps lists those that run", name)
+		"no container with a gateway is called %q on this host", name)
 }
 
 // list gives the containers that have a directory below one of dirs, sorted. A directory that does not exist has none.

@@ -69,7 +69,7 @@ func (in *Invocation) upgrade(ctx context.Context, t Target) int {
 		case err == nil && now.Warden.PID != before.Warden.PID && now.Last != nil && now.State != "starting":
 			u := upgraded{Gateway: now.PID, Old: wardenInfo(before.Warden), New: wardenInfo(now.Warden)}
 			if now.PID != before.PID || now.StartTime != before.StartTime {
-				return in.Fail(code.Errorf(code.Internal, code.StageRunning, "the new warden of %s (pid %d) did not adopt gateway process %d; %d runs now: %s",
+				return in.failOn(t, code.Errorf(code.Internal, code.StageRunning, "the new warden of %s (pid %d) did not adopt gateway process %d; %d runs now: %s",
 					t, now.Warden.PID, before.PID, now.PID, now.Last.Reason))
 			}
 			if in.JSON {

@@ -140,12 +140,12 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	}
 	failpoint.Hit(w.dir, "stopped")
 	// From here on no gateway runs: a failure leaves the container without one until the policy's next start.
+	w.setState(receipt.Starting)
 	if err := w.absent(p.profile); err != nil {
 		return err
 	}
 	a.stage(code.StageLaunch)
 	began = time.Now()
-	w.setState(receipt.Starting)
 	g, err := w.release(ctx, p)
 	r.Millis.Launch = millis(time.Since(began))
 	if err != nil {
@@ -254,7 +254,7 @@ func (w *Warden) notFrozen() error {
 	case err != nil:
 		return code.Errorf(code.Internal, code.StagePreflight, "cannot tell whether the container is paused: %w", err)
 	case frozen:
-		return code.Errorf(code.Paused, code.StagePreflight, "the container is paused: resume it first, as with `ctr task resume %s`", w.rec.ID)
+		return code.Errorf(code.Paused, code.StagePreflight, "the container is paused: resume it first (ctr --namespace %s task resume %s)", w.rec.Namespace, w.rec.ID)
 	}
 	return nil
 }

@@ -221,7 +221,7 @@ func open(dir, version string) (w *Warden, err error) {
 		return nil, fmt.Errorf("cannot make a place for receipts: %w", err)
 	}
 	w.status = receipt.Status{
-		Container: w.container, Gateway: rec.Profile, State: receipt.Starting, Since: time.Now(),
+		Container: w.container, Gateway: rec.Profile, State: initial, Since: time.Now(),
 		Warden: receipt.Warden{PID: os.Getpid(), Version: version}, Listeners: []receipt.Listener{},
 	}
 	w.publish()
