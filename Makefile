@@ -25,7 +25,7 @@ DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificat
 
 HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m
-INTEGRATION_TIMEOUT ?= 15m
+INTEGRATION_TIMEOUT ?= 40m
 INTEGRATION_RUN ?= .
 # For each fuzz target; two run at a time. FUZZ chooses among "PACKAGE NAME" by a regular expression.
 FUZZTIME ?= 60s
