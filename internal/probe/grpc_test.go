@@ -180,7 +180,11 @@ func TestGRPCAnswersAreJudged(t *testing.T) {
 		return said(frames(func(s *script) { s.WriteSettings(); write(s) }))
 	}
 	trailer := func(body []byte, trailer ...string) func(net.Conn) {
-		return whole(func(s *script) { s.header(1, false, okHeader...); s.WriteData(1, false, body); s.header(1, true, trailer...) })
+		return whole(func(s *script) {
+			s.header(1, false, okHeader...)
+			s.WriteData(1, false, body)
+			s.header(1, true, trailer...)
+		})
 	}
 	for _, c := range []struct {
 		name    string

@@ -50,7 +50,10 @@ var hostile = []struct {
 	{name: "interim responses without end", verdict: No, detail: "more than 4 interim",
 		handle: func(c net.Conn) { forever(c, strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 1000), 0) }},
 	{name: "header lines without end", verdict: No, detail: "longer than 16384 bytes",
-		handle: func(c net.Conn) { c.Write([]byte("HTTP/1.1 200 OK\r\n")); forever(c, strings.Repeat("A: b\r\n", 1000), 0) }},
+		handle: func(c net.Conn) {
+			c.Write([]byte("HTTP/1.1 200 OK\r\n"))
+			forever(c, strings.Repeat("A: b\r\n", 1000), 0)
+		}},
 	{name: "a header line without end", verdict: No, detail: "longer than 16384 bytes",
 		handle: func(c net.Conn) { c.Write([]byte("HTTP/1.1 200 OK\r\nA: ")); forever(c, strings.Repeat("b", 1000), 0) }},
 	{name: "a status line without end", verdict: No, detail: "longer than 16384 bytes",

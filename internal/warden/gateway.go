@@ -106,13 +106,13 @@ func (w *Warden) spawnStandby(who identity) {
 	go func() {
 		ctx, cancel := context.WithTimeout(w.alive, joinTimeout)
 		defer cancel()
-		s, err := w.park(ctx, who)
+		s, err := w.park(ctx, who, w.stdout, w.stderrF)
 		w.joined <- joined{s, err}
 	}()
 }
 
 // park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for.
-func (w *Warden) park(ctx context.Context, who identity) (*standby, error) {
+func (w *Warden) park(ctx context.Context, who identity, stdout, stderr *os.File) (*standby, error) {
 	gate, theirs, err := launch.NewGate()
 	if err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ func (w *Warden) park(ctx context.Context, who identity) (*standby, error) {
 	proc, err := join.Launcher(ctx, w.self, w.stderr, join.Request{
 		Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
 		UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
-	}, join.Files{Launcher: w.launcher, Control: theirs, Stdout: w.stdout, Stderr: w.stderrF})
+	}, join.Files{Launcher: w.launcher, Control: theirs, Stdout: stdout, Stderr: stderr})
 	theirs.Close()
 	if err != nil {
 		gate.Close()
