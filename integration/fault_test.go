@@ -26,6 +26,7 @@ var matrix = []faults{
 	policyFaults,
 	wardenFaults,
 	lostFaults,
+	probeFaults,
 }
 
 // faults are the rows of one section, and of one test.

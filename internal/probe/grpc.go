@@ -318,7 +318,7 @@ func (a *answer) broken(err error, head []byte, tooLong bool) error {
 	case tooLong:
 		return answerError(fmt.Sprintf("the answer is longer than %d bytes", maxAnswer))
 	case bytes.HasPrefix(head, []byte("HTTP/1.")):
-		return answerError("the answer is HTTP/1, not HTTP/2: it begins with " + quote(head))
+		return answerError("the answer is HTTP/1, and gRPC needs HTTP/2")
 	case errors.Is(err, http2.ErrFrameTooLarge), errors.As(err, &connection), errors.As(err, &stream):
 		return answerError("the answer is not HTTP/2 as it should be (" + err.Error() + "): it begins with " + quote(head))
 	case (err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)) && len(head) == 0:

@@ -208,7 +208,7 @@ func TestGRPCAnswersAreJudged(t *testing.T) {
 			s.WriteRawFrame(0xfa, 0, 0, []byte("grease"))
 			s.header(1, true, "grpc-status", "0")
 		}), Yes, ""},
-		{"HTTP/1", answers("HTTP/1.1 400 Bad Request\r\n\r\n"), No, "the answer is HTTP/1, not HTTP/2"},
+		{"HTTP/1", answers("HTTP/1.1 400 Bad Request\r\n\r\n"), No, "the answer is HTTP/1, and gRPC needs HTTP/2"},
 		{"garbage", answers("SSH-2.0-OpenSSH\r\n"), No, `begins with "SSH-2.0`},
 		{"garbage with escapes", answers("\x00\x00\x00\x1b]0;x\x07\r\n"), No, `not HTTP/2: it begins with "\x00\x00\x00\x1b]0;x\a`},
 		{"nothing", func(c net.Conn) { c.Read(make([]byte, 4096)) }, No, "without an answer"},

@@ -317,6 +317,7 @@ func (w *Warden) settle(ctx context.Context, g *gateway, r *receipt.Receipt, a *
 	for {
 		var err error
 		if r.Listeners, err = w.listening(g, g.profile, code.StageSettle); err == nil {
+			r.Probe = nil
 			err = w.probed(last, g, r, code.StageSettle)
 		}
 		e, _ := errors.AsType[*code.Error](err)
@@ -354,7 +355,9 @@ func late(ctx context.Context, err error) error {
 // probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
 func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, stage code.Stage) error {
 	res, err := w.ask(ctx, g, stage)
-	r.Probe = probeOf(res)
+	if r.Probe == nil || err == nil || ctx.Err() == nil {
+		r.Probe = probeOf(res) // an attempt that was cut short tells less than the one before it
+	}
 	if err != nil {
 		return err
 	}
