@@ -320,7 +320,7 @@ func TestWhatAProbeFindsIsToldAndBounded(t *testing.T) { probeFaults.run(t) }
 // stateFile is what the gateway, or its probe's command, wrote to a file of the [[state]] /var/lib/gateway.
 func (c *container) stateFile(name string) string {
 	c.t.Helper()
-	data, err := os.ReadFile(filepath.Join(c.stateDir(), "state", "%2Fvar%2Flib%2Fgateway", name))
+	data, err := os.ReadFile(filepath.Join(c.stateDir(), "state", "var%2Flib%2Fgateway", name))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -547,6 +547,22 @@ func TestStatusCannotTellWhatIsSlowerThanItsPatience(t *testing.T) {
 	if s := p.status(); s.Healthy == nil || !*s.Healthy {
 		t.Errorf("status does not say yes: %+v", s)
 	}
+}
+
+func TestASuccessorAdoptsAGatewayThatItCannotAsk(t *testing.T) {
+	dir := probeDir(t)
+	p := runProbed(t, dir, probedProfile(dir, askHTTP))
+	before := p.settledStatus()
+	release := p.noLocalPort()
+	killProcess(t, before.Warden.PID)
+	after := p.waitFor("a successor has adopted it", func(s receipt.Status) bool {
+		return s.Warden.PID != before.Warden.PID && s.Last != nil && s.Last.Action == receipt.Recover
+	})
+	if after.PID != before.PID || after.State != receipt.Running || after.Healthy != nil || !strings.Contains(after.Last.Message, "cannot tell whether it is healthy") {
+		t.Errorf("%+v, last: %+v; before: %+v", after, after.Last, before)
+	}
+	release()
+	p.restart()
 }
 
 func TestACommandThatIsPausedWithItsContainerSaysNothing(t *testing.T) {

@@ -341,7 +341,7 @@ func (w *Warden) settle(ctx context.Context, g *gateway, r *receipt.Receipt, a *
 }
 
 // settleLook bounds the last look of settle, repetitions included.
-const settleLook = checkTimeout + 2*time.Second
+const settleLook = checkTimeout
 
 // late makes err the deadline's if it was the action's own deadline that ended the waiting, and not ready.timeout.
 func late(ctx context.Context, err error) error {
