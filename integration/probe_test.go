@@ -220,7 +220,7 @@ func probeRows() []fault {
 		noGRPC  = "no gRPC health from tcp://" + harness.GatewayAddress + ": "
 		settled = "it was ready and did not stay so for ready.settle (1s): "
 		noPort  = "the http probe (GET http://" + harness.GatewayAddress + "/health) cannot tell, which says nothing of the gateway: " +
-			"cannot connect to tcp " + harness.GatewayAddress + ": connect: cannot assign requested address"
+			"cannot connect to tcp " + harness.GatewayAddress + ": connect: cannot assign requested address (no local port is left in the container's network: its processes hold too many connections to that address)"
 	)
 	refused := func(what, message string, harm func(p *probed)) fault {
 		return fault{stage: "preflight", fault: what, exit: code.ExitRefused, code: code.UntrustedBinary, state: receipt.Running, gateway: theSame,
@@ -272,7 +272,7 @@ func probeRows() []fault {
 			}),
 		failed(code.StageProbe, "no local port is left in the container's network", code.ProbeFailed, noPort+" (…s after its start); …",
 			restarting(askHTTP, func(p *probed) { p.noLocalPort() })),
-		settle("it exits", "exit-later", "the gateway ended before it was ready (exit status 0)…", code.LaunchFailed),
+		settle("it exits", "exit-later", "the gateway was ready, and ended within ready.settle (1s): exit status 0…", code.LaunchFailed),
 		settle("it listens no more", "unlisten-later", settled+"nobody listens on tcp://"+harness.GatewayAddress+" (api)…", code.ListenerMissing),
 		settle("it answers 503", "once",
 			settled+"the http probe (GET http://"+harness.GatewayAddress+"/health) says that it is not ready: HTTP status 503; accepted is 200…", code.ProbeFailed),

@@ -17,10 +17,11 @@ import (
 // and not with google.golang.org/grpc, which would cost each warden four megabytes of memory for it.
 const checkPath = "/grpc.health.v1.Health/Check"
 
-// Bounds of an answer, in bytes. All frames together fit into the connection's first flow control window (RFC 9113, 6.9.2),
-// so that no more has to be granted. Many frames may be empty: their number is bounded by their headers' size.
+// Bounds of an answer, in bytes but for the number of frames. All of them together fit into the connection's first flow
+// control window (RFC 9113, 6.9.2), so that no more has to be granted.
 const (
 	maxAnswer     = 64 << 10 // of all frames
+	maxFrames     = 256      // an answer has six or so
 	maxMessage    = 4 << 10  // of the health service's message; one of the kind has 2 bytes
 	maxFrame      = 16 << 10 // the least that a server may assume (RFC 9113, 6.5.2)
 	messagePrefix = 5        // compressed or not, and the length
@@ -109,12 +110,15 @@ func readAnswer(conn io.ReadWriter, service string) error {
 	framer.MaxHeaderListSize = maxHeader
 	framer.SetMaxReadFrameSize(maxFrame)
 	var a answer
-	for first := true; !a.ended; first = false {
+	for n := 0; !a.ended; n++ {
+		if n == maxFrames {
+			return answerError(fmt.Sprintf("more than %d frames came before the end of the answer", maxFrames))
+		}
 		frame, err := framer.ReadFrame()
 		if err != nil {
 			return a.broken(err, in.head, limited.N <= 0)
 		}
-		if _, ok := frame.(*http2.SettingsFrame); first && !ok {
+		if _, ok := frame.(*http2.SettingsFrame); n == 0 && !ok {
 			return answerError("the answer is not HTTP/2: it begins with " + quote(in.head))
 		}
 		reply, err := a.take(frame)

@@ -216,10 +216,11 @@ func TestGRPCAnswersAreJudged(t *testing.T) {
 		{"a reset", func(c net.Conn) {
 			c.(*net.TCPConn).SetLinger(0)
 		}, No, "reset"},
-		{"settings without end", flood(settings, func(s *script) { s.WriteSettings() }), No, "longer than 65536"},
-		{"pings without end", flood(settings, func(s *script) { s.WritePing(false, [8]byte{}) }), No, "longer than 65536"},
+		{"settings without end", flood(settings, func(s *script) { s.WriteSettings() }), No, "more than 256 frames"},
+		{"pings without end", flood(settings, func(s *script) { s.WritePing(false, [8]byte{}) }), No, "more than 256 frames"},
+		{"frames that are not known, without end", flood(settings, func(s *script) { s.WriteRawFrame(0xfa, 0, 0, make([]byte, 16<<10)) }), No, "longer than 65536"},
 		{"data without end", flood(started, func(s *script) { s.WriteData(1, false, make([]byte, 1000)) }), No, "longer than 4096"},
-		{"empty data without end", flood(started, func(s *script) { s.WriteData(1, false, nil) }), No, "longer than 65536"},
+		{"empty data without end", flood(started, func(s *script) { s.WriteData(1, false, nil) }), No, "more than 256 frames"},
 		{"interim responses without end", flood(settings, func(s *script) { s.header(1, false, ":status", "100") }), No, "more than 4 interim"},
 		{"a header without end", flood(frames(func(s *script) {
 			s.WriteSettings()

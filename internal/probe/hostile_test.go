@@ -209,7 +209,7 @@ func TestThatNoLocalPortIsLeftSaysNothingOfTheGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	res := Run(t.Context(), ns, -1, get200(a))
-	if res.Verdict != Unknown || !strings.Contains(res.Detail, "cannot assign requested address") {
+	if res.Verdict != Unknown || !strings.Contains(res.Detail, "no local port is left in the container's network") {
 		t.Errorf("%+v", res)
 	}
 	taken.Close()

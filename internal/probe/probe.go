@@ -73,6 +73,9 @@ func Run(ctx context.Context, ns *os.File, root int, r profile.Ready) Result {
 	default:
 		res.Verdict, res.Detail = judge(err), err.Error()
 	}
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		res.Detail += " (no local port is left in the container's network: its processes hold too many connections to that address)"
+	}
 	return res
 }
 

@@ -470,6 +470,9 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	}
 	w.sayExited(g, exit)
 	g.exit, g.proof = &exit, proof
+	if stage == code.StageSettle {
+		return code.Errorf(code.LaunchFailed, stage, "the gateway was ready, and ended within ready.settle (%v): %s%s", g.profile.Ready.Settle, exit, w.outOfMemory(g, exit))
+	}
 	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.outOfMemory(g, exit))
 }
 
