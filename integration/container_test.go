@@ -53,8 +53,8 @@ type container struct {
 	t     *testing.T
 	h     *harness.Host
 	id    string
-	log   string   // file with its stdout and stderr
-	netns *os.File // its network namespace: held, so that its inode's number stays its own
+	log   string // file with its stdout and stderr
+	netns harness.Netns
 }
 
 // run makes and starts a container. It is removed, and that nothing of it is left is checked, when the test ends.
@@ -64,18 +64,11 @@ func run(t *testing.T, o options) *container {
 	if r.Status != 0 {
 		t.Fatalf("the container does not start:\n%v\ncontainerd's log:\n%s", r, host.DaemonLog())
 	}
-	c.holdNetwork()
-	return c
-}
-
-// holdNetwork opens the container's network namespace, for checkGone.
-func (c *container) holdNetwork() {
-	c.t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", c.init()))
-	if err != nil {
-		c.t.Fatal(err)
+	var err error
+	if c.netns, err = harness.NetnsAt(fmt.Sprintf("/proc/%d/ns/net", c.init())); err != nil {
+		t.Fatal(err)
 	}
-	c.netns = f
+	return c
 }
 
 // tryRun is run for a container that may not start.
@@ -127,9 +120,6 @@ func (c *container) remove() {
 		c.t.Errorf("remove %s: %v", c.id, err)
 	}
 	c.checkGone()
-	if c.netns != nil {
-		c.netns.Close()
-	}
 }
 
 // dump logs what helps to see why a test failed.
@@ -187,8 +177,8 @@ func (c *container) left() []string {
 	for _, dir := range cgroups {
 		left = append(left, "cgroup "+dir)
 	}
-	if c.netns != nil {
-		for _, holder := range harness.HoldersOf(inode(c.t, fmt.Sprintf("/proc/self/fd/%d", c.netns.Fd()))) {
+	if c.netns.Inode != 0 {
+		for _, holder := range harness.HoldersOf(c.netns) {
 			left = append(left, "network namespace, held by "+holder)
 		}
 	}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/netns"
 )
 
 // leaveTime is how long things may take to go once their container has gone.
@@ -121,20 +123,45 @@ func (h *Host) Mounts() ([]string, error) {
 	return points, nil
 }
 
-// HoldersOf lists who else keeps the network namespace with that inode number alive: processes in it, and descriptors of
-// it. The caller holds it too, or the number may have become another's.
-func HoldersOf(netns uint64) []string {
-	want := fmt.Sprintf("net:[%d]", netns)
+// Netns tells a network namespace from every other, also from a later one that was given its inode number.
+type Netns struct{ Inode, Cookie uint64 }
+
+// NetnsAt gives the network namespace of an nsfs file, such as /proc/PID/ns/net.
+func NetnsAt(path string) (Netns, error) {
+	ns, err := os.Open(path)
+	if err != nil {
+		return Netns{}, err
+	}
+	defer ns.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+		return Netns{}, err
+	}
+	id := Netns{Inode: st.Ino}
+	err = netns.Do(ns, func() error {
+		s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		id.Cookie, err = unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE) // Linux 5.14
+		return err
+	})
+	return id, err
+}
+
+// HoldersOf lists who keeps a network namespace alive: processes in it, and descriptors of it.
+func HoldersOf(id Netns) []string {
+	want := fmt.Sprintf("net:[%d]", id.Inode)
 	var holders []string
 	links, _ := filepath.Glob("/proc/[0-9]*/ns/net")
 	descriptors, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	own := fmt.Sprintf("/proc/%d/", os.Getpid())
 	for _, path := range append(links, descriptors...) {
-		if strings.HasPrefix(path, own) {
+		// What has gone meanwhile holds nothing.
+		if target, err := os.Readlink(path); err != nil || target != want {
 			continue
 		}
-		// What has gone meanwhile holds nothing.
-		if target, err := os.Readlink(path); err == nil && target == want {
+		if now, err := NetnsAt(path); err == nil && now == id {
 			holders = append(holders, path)
 		}
 	}

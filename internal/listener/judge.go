@@ -3,7 +3,8 @@ package listener
 import (
 	"errors"
 	"fmt"
-	"path"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -33,7 +34,12 @@ const (
 //   - Owned: the Socket is the gateway's.
 //
 // The gateway may hold other addresses of the same port: programs that bind 127.0.0.1 and ::1 are common.
+//
+// Of a unix path the file decides, see findPath. What others have bound by the same name and nobody reaches does not count.
 func Judge(a profile.Address, sockets []Socket, owned func(inode uint64) bool) (Socket, Verdict) {
+	if _, abstract := a.Abstract(); a.Network == "unix" && !abstract {
+		return judgePath(sockets, owned)
+	}
 	var owner, other Socket
 	covering := 0
 	for _, s := range sockets {
@@ -59,10 +65,34 @@ func Judge(a profile.Address, sockets []Socket, owned func(inode uint64) bool) (
 	return other, Missing
 }
 
+// judgePath is Judge for a unix path.
+func judgePath(sockets []Socket, owned func(inode uint64) bool) (Socket, Verdict) {
+	var at, elsewhere *Socket // the one at the path, if any; an owned one that was bound by its name and is not there
+	for i := range sockets {
+		switch s := &sockets[i]; {
+		case s.Exact && s.Inode != NoSocket && !owned(s.Inode):
+			return *s, Contested
+		case s.Exact:
+			at = s
+		case owned(s.Inode):
+			elsewhere = s
+		}
+	}
+	switch {
+	case at != nil && at.Inode != NoSocket:
+		return *at, Owned
+	case at != nil && elsewhere != nil:
+		return *at, Contested // connections go by the file, and it is not its
+	case elsewhere != nil:
+		return *elsewhere, Missing // its file has been removed
+	}
+	return Socket{}, Missing
+}
+
 // covers tells whether s takes connections to a.
 func covers(a profile.Address, s Socket) bool {
 	if a.Network == "unix" {
-		return s.Path != "" && path.Clean(s.Path) == path.Clean(a.Path)
+		return s.Exact
 	}
 	if !s.Local.IsValid() || s.Local.Port() != a.AddrPort.Port() {
 		return false
@@ -90,14 +120,43 @@ const maxDescriptors = 1 << 20
 //
 // It is a snapshot without atomicity: descriptors that come and go while it is taken may or may not be in it. A dead
 // process gives ErrGone; one that has ended but was not waited for holds nothing.
+//
+// The descriptors are those of the first thread, which all threads share in nearly every program. If that one has ended
+// (pthread_exit in main), the process is no less alive, and its other threads tell.
 func Inodes(procDir int) (map[uint64]struct{}, error) {
-	dir, err := openat(procDir, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	inodes := map[uint64]struct{}{}
+	seen, err := addInodes(inodes, procDir, "fd")
+	if err != nil || seen > 0 {
+		return inodes, err
+	}
+	task, err := openat(procDir, "task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, inodesError(err)
 	}
+	dir := os.NewFile(uintptr(task), "task")
+	defer dir.Close()
+	threads, err := dir.Readdirnames(maxThreads)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, inodesError(err)
+	}
+	for _, thread := range threads {
+		if seen, err := addInodes(inodes, task, thread+"/fd"); err == nil && seen > 0 {
+			break
+		}
+	}
+	return inodes, nil
+}
+
+// maxThreads bounds the threads that Inodes looks at.
+const maxThreads = 1024
+
+// addInodes adds the inodes of the sockets in a directory of descriptors, and tells how many descriptors are in it.
+func addInodes(inodes map[uint64]struct{}, at int, name string) (seen int, err error) {
+	dir, err := openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	if err != nil {
+		return 0, inodesError(err)
+	}
 	defer unix.Close(dir)
-	inodes := map[uint64]struct{}{}
-	seen := 0
 	var buf [4096]byte
 	var link [32]byte // longer targets are no sockets
 	var names []string
@@ -107,14 +166,14 @@ func Inodes(procDir int) (map[uint64]struct{}, error) {
 			continue
 		}
 		if err != nil {
-			return nil, inodesError(err)
+			return 0, inodesError(err)
 		}
 		if n == 0 {
-			return inodes, nil
+			return seen, nil
 		}
 		_, _, names = unix.ParseDirent(buf[:n], -1, names[:0])
 		if seen += len(names); seen > maxDescriptors {
-			return nil, fmt.Errorf("cannot read the sockets of a process: it holds more than %d descriptors", maxDescriptors)
+			return 0, fmt.Errorf("cannot read the sockets of a process: it holds more than %d descriptors", maxDescriptors)
 		}
 		for _, name := range names {
 			n, err := unix.Readlinkat(dir, name, link[:])
@@ -122,7 +181,7 @@ func Inodes(procDir int) (map[uint64]struct{}, error) {
 			case errors.Is(err, unix.ENOENT):
 				continue // closed meanwhile, or the process has gone: the next getdents tells
 			case err != nil:
-				return nil, inodesError(err)
+				return 0, inodesError(err)
 			}
 			if inode, ok := socketInode(string(link[:n])); ok {
 				inodes[inode] = struct{}{}

@@ -6,16 +6,15 @@
 //
 // The tables are those of one network namespace. For TCP that is the whole truth: a connection can only arrive at a
 // listening socket of the namespace that it enters. MPTCP listeners (Go programs make them by default) appear as the TCP
-// listeners they are, under the inode of the descriptor that their owner holds.
+// listeners they are, under the inode of the descriptor that their owner holds. It is the whole truth for abstract unix
+// sockets too: their names are per network namespace (unix(7)).
 //
-// For unix sockets the kernel knows a listener by the name that was given to bind, as it was written. So
-//   - a gateway must bind the declared absolute path, not a path relative to its working directory or through a link;
-//   - a process in another mount namespace or chroot that bound the same name is counted as well, though clients of the
-//     path don't reach it: that is reported as contested, which errs on the safe side;
-//   - a socket that was bound under another name and then renamed or linked onto the path is not counted. Doing that takes
-//     write permission in the path's directory, which only the gateway should have;
-//   - a connection by path crosses network namespaces (unix(7)), so a listener of another network namespace that owns the
-//     path is not seen. It takes the same write permission.
+// A unix socket with a path is reached by its file, whatever name it was bound by: connect(2) looks up the path and takes
+// the socket that was bound to that inode. So the file at the declared path, below the container's root, is compared with
+// the file of each listener (UNIX_DIAG_VFS). A name alone proves nothing: another mount namespace or chroot can bind the
+// same one, and who may write in the directory can put another socket's file in its place. A connection by path crosses
+// network namespaces, so the file can also be that of a listener which the table does not show, or of nobody any more; see
+// NoSocket.
 package listener
 
 import (
@@ -24,7 +23,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -41,17 +40,35 @@ type Socket struct {
 	UID    uint32         // of who made it, in the user namespace of the Table's opener
 	Local  netip.AddrPort // TCP: the address as bound; IPv4-mapped addresses are kept
 	V6Only bool           // TCP over IPv6: takes no IPv4 connections (always so when bound to one IPv6 address)
-	Path   string         // unix: the name it was bound to
-	Exact  bool           // bound to exactly the address that was asked for, not to a wildcard or another one
+	Name   string         // unix: what it was bound by; an abstract name begins with a zero byte
+	Exact  bool           // bound to exactly the address that was asked for, not to a wildcard or another one; unix: reached by it
+
+	file diagFile // unix, bound to a path
 }
+
+// NoSocket is the Inode of what Find gives for a file at the path of a unix address that is not the file of any listener
+// in the Table: one that its socket has left behind, of a listener in another network namespace, or no socket's at all.
+// The UID is then the file's owner.
+const NoSocket = 0
 
 // String names the socket for messages: "0.0.0.0:80 (inode 7, uid 0)".
 func (s Socket) String() string {
-	where := s.Path
-	if where == "" {
-		where = s.Local.String()
+	where := s.Local.String()
+	if s.Name != "" {
+		// Quoted: anybody can choose any bytes.
+		where = strconv.Quote(displayed(s.Name))
+	}
+	if s.Inode == NoSocket {
+		return fmt.Sprintf("the file %s (uid %d), which is no listener's of this network namespace", where, s.UID)
 	}
 	return fmt.Sprintf("%s (inode %d, uid %d)", where, s.Inode, s.UID)
+}
+
+func displayed(name string) string {
+	if rest, abstract := strings.CutPrefix(name, "\x00"); abstract {
+		return "@" + rest
+	}
+	return name
 }
 
 // maxSockets bounds what Find returns. So many listeners on one address are never one, see Judge.
@@ -101,9 +118,13 @@ func (t *Table) Close() error {
 }
 
 // Find gives the listening sockets that compete for a: for TCP every one on the same port, whatever address and family it
-// is bound to, for unix those bound to the same path. No more than 256 are returned. Several sockets differ in their
-// inodes; which of them count, and for whom, is Judge's to say.
-func (t *Table) Find(a profile.Address) ([]Socket, error) {
+// is bound to; for unix those that a connection reaches, and those that were bound by the same path. No more than 256 are
+// returned. Several sockets differ in their inodes; which of them count, and for whom, is Judge's to say.
+//
+// ProcDir is an open descriptor of the /proc/PID directory, in the host's procfs, of a process of the container (O_PATH
+// will do). The paths of unix sockets are looked up below its root, as the container would; other addresses don't need it.
+// A process that is gone gives ErrGone.
+func (t *Table) Find(a profile.Address, procDir int) ([]Socket, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.fd < 0 {
@@ -116,17 +137,22 @@ func (t *Table) Find(a profile.Address) ([]Socket, error) {
 		}
 	}
 	deadline := time.Now().Add(findTimeout)
+	name, abstract := a.Abstract()
 	switch {
-	case a.Network == "unix" && a.Path != "":
-		want := path.Clean(a.Path)
+	case abstract && name != "":
 		err := t.dump(unixRequest(), deadline, func(b []byte) {
-			if s, ok := parseUnix(b); ok && path.Clean(s.Path) == want {
+			if s, ok := parseUnix(b); ok && s.Name == "\x00"+name {
 				s.Exact = true
 				keep(s)
 			}
 		})
 		if err != nil {
-			return nil, fmt.Errorf("cannot look for listeners on unix socket %s (unix_diag): %w", a.Path, err)
+			return nil, fmt.Errorf("cannot look for listeners on %s (unix_diag): %w", a, err)
+		}
+	case a.Network == "unix" && a.Path != "":
+		var err error
+		if found, err = t.findPath(a.Path, procDir, deadline); err != nil {
+			return nil, fmt.Errorf("cannot look for listeners on %s (unix_diag): %w", a, err)
 		}
 	case (a.Network == "tcp" || a.Network == "tcp6") && a.AddrPort.Port() != 0:
 		want := a.AddrPort.Addr().Unmap()
@@ -161,8 +187,10 @@ const (
 	unixReqSize     = 24 // struct unix_diag_req
 	unixMsgSize     = 16 // struct unix_diag_msg
 	unixShowName    = 1 << 0
+	unixShowVFS     = 1 << 1
 	unixShowUID     = 1 << 6 // since Linux 5.4; earlier kernels ignore it
 	unixDiagName    = 0
+	unixDiagVFS     = 1
 	unixDiagUID     = 7
 	unknownOwnerUID = ^uint32(0)
 )
@@ -178,12 +206,12 @@ func tcpRequest(family uint8, port uint16) []byte {
 	return b
 }
 
-// unixRequest asks for all listening unix sockets with name and UID: unix_diag filters by state only.
+// unixRequest asks for all listening unix sockets with name, file and UID: unix_diag filters by state only.
 func unixRequest() []byte {
 	b := make([]byte, unixReqSize)
 	b[0] = unix.AF_UNIX
 	binary.NativeEndian.PutUint32(b[4:], 1<<tcpListen)
-	binary.NativeEndian.PutUint32(b[12:], unixShowName|unixShowUID)
+	binary.NativeEndian.PutUint32(b[12:], unixShowName|unixShowVFS|unixShowUID)
 	return b
 }
 
@@ -286,8 +314,8 @@ func parseTCP(b []byte) (Socket, bool) {
 	return s, true
 }
 
-// parseUnix reads one struct unix_diag_msg with its attributes. Sockets without a path are not reported: unnamed ones, and
-// abstract ones, whose names begin with a zero byte.
+// parseUnix reads one struct unix_diag_msg with its attributes. Sockets without a name are not reported: nobody can
+// connect to them.
 func parseUnix(b []byte) (Socket, bool) {
 	if len(b) < unixMsgSize || b[0] != unix.AF_UNIX || b[2] != tcpListen {
 		return Socket{}, false
@@ -298,11 +326,16 @@ func parseUnix(b []byte) (Socket, bool) {
 	}
 	attributes(b[unixMsgSize:], func(kind uint16, value []byte) {
 		switch {
-		case kind == unixDiagName:
-			s.Path, _, _ = strings.Cut(string(value), "\x00")
+		case kind == unixDiagName && len(value) > 0:
+			s.Name = string(value)
+			if value[0] != 0 {
+				s.Name, _, _ = strings.Cut(s.Name, "\x00")
+			}
+		case kind == unixDiagVFS && len(value) == 8:
+			s.file = diagFile{ino: binary.NativeEndian.Uint32(value), dev: binary.NativeEndian.Uint32(value[4:])}
 		case kind == unixDiagUID && len(value) == 4:
 			s.UID = binary.NativeEndian.Uint32(value)
 		}
 	})
-	return s, s.Path != ""
+	return s, s.Name != ""
 }

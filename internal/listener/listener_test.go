@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,6 +24,13 @@ import (
 	"github.com/gatewarden/gatewarden/internal/netns/netnstest"
 	"github.com/gatewarden/gatewarden/internal/profile"
 )
+
+// Some tests leave a thread in another network namespace or root directory. If that were the first thread, /proc/self would
+// be there too. The main goroutine keeps it; tests run on others.
+func init() { runtime.LockOSThread() }
+
+// noProc is for addresses that are not looked up in the filesystem.
+const noProc = -1
 
 func tcp(s string) profile.Address {
 	ap := netip.MustParseAddrPort(s)
@@ -76,7 +85,7 @@ func listen(t *testing.T, ns *os.File, address string, v6only, mptcp bool) uint6
 	return inodeOf(t, fd)
 }
 
-func inodeOf(t *testing.T, fd int) uint64 {
+func inodeOf(t testing.TB, fd int) uint64 {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -150,7 +159,7 @@ func TestTheSetOfListenersIsJudged(t *testing.T) {
 				mine[inode] = !s.foreign
 			}
 			a := tcp(tc.want)
-			found, err := table.Find(a)
+			found, err := table.Find(a, noProc)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,10 +205,10 @@ func TestSocketsThatAreNotListeningAreNotFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if found, err := table.Find(tcp(c.LocalAddr().String())); err != nil || len(found) != 0 {
+	if found, err := table.Find(tcp(c.LocalAddr().String()), noProc); err != nil || len(found) != 0 {
 		t.Errorf("the client's port: %v, %v", found, err)
 	}
-	if found, err := table.Find(tcp("127.0.0.1:80")); err != nil || len(found) != 1 {
+	if found, err := table.Find(tcp("127.0.0.1:80"), noProc); err != nil || len(found) != 1 {
 		t.Errorf("the server's port: %v, %v", found, err)
 	}
 }
@@ -207,18 +216,24 @@ func TestSocketsThatAreNotListeningAreNotFound(t *testing.T) {
 func TestOtherNetworkNamespacesAreNotSeen(t *testing.T) {
 	ns, other := netnstest.New(t), netnstest.New(t)
 	listen(t, other, "127.0.0.1:80", false, false)
-	if found, err := open(t, ns).Find(tcp("127.0.0.1:80")); err != nil || len(found) != 0 {
+	if found, err := open(t, ns).Find(tcp("127.0.0.1:80"), noProc); err != nil || len(found) != 0 {
 		t.Errorf("found %v, %v", found, err)
 	}
 	path := filepath.Join(t.TempDir(), "s")
 	unixListener(t, other, path, unix.SOCK_STREAM)
-	if found, err := open(t, ns).Find(profile.Address{Network: "unix", Path: path}); err != nil || len(found) != 0 {
+	found, err := open(t, ns).Find(profile.Address{Network: "unix", Path: path}, procDir(t, os.Getpid()))
+	if err != nil || len(found) != 1 || found[0].Inode != NoSocket {
+		t.Errorf("found %v, %v; want only the file", found, err)
+	}
+	name := "@" + path
+	unixListener(t, other, name, unix.SOCK_STREAM)
+	if found, err := open(t, ns).Find(profile.Address{Network: "unix", Path: name}, noProc); err != nil || len(found) != 0 {
 		t.Errorf("found %v, %v", found, err)
 	}
 }
 
 // unixListener makes a listening unix socket inside ns.
-func unixListener(t *testing.T, ns *os.File, path string, kind int) uint64 {
+func unixListener(t testing.TB, ns *os.File, path string, kind int) uint64 {
 	t.Helper()
 	fd := -1
 	err := netns.Do(ns, func() (err error) {
@@ -237,40 +252,242 @@ func unixListener(t *testing.T, ns *os.File, path string, kind int) uint64 {
 	return inodeOf(t, fd)
 }
 
-func TestUnixListenersAreFoundByTheirPath(t *testing.T) {
-	ns := netnstest.New(t)
-	table := open(t, ns)
-	path := filepath.Join(t.TempDir(), "gw.sock")
-	a := profile.Address{Network: "unix", Path: path}
-	find := func() []Socket {
-		t.Helper()
-		found, err := table.Find(a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return found
+func TestAUnixPathIsWhoseFileIsThere(t *testing.T) {
+	type world struct {
+		*testing.T
+		ns, other *os.File // the container's network namespace, and another one
+		dir, path string
 	}
-	unixListener(t, ns, path+".other", unix.SOCK_STREAM)
-	unixListener(t, ns, "@"+path, unix.SOCK_STREAM) // abstract
-	if found := find(); len(found) != 0 {
-		t.Fatalf("found %v before anybody listened", found)
+	// Each makes sockets, and gives the inode of the gateway's own, 0 if there is none, and of the one that the verdict names.
+	for _, tc := range []struct {
+		name    string
+		make    func(w world) (mine, named uint64)
+		verdict Verdict
+	}{
+		{"nothing is there", func(w world) (uint64, uint64) {
+			unixListener(w, w.ns, w.path+".other", unix.SOCK_STREAM)
+			unixListener(w, w.ns, "@"+w.path, unix.SOCK_STREAM)
+			return 0, 0
+		}, Missing},
+		{"the gateway's own", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			return mine, mine
+		}, Owned},
+		{"its own, bound by another name and renamed", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path+".new", unix.SOCK_STREAM)
+			rename(w, w.path+".new", w.path)
+			return mine, mine
+		}, Owned},
+		{"its own, by way of a link", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.dir+"/real", unix.SOCK_STREAM)
+			link(w, "real", w.path)
+			return mine, mine
+		}, Owned},
+		{"a foreign one", func(w world) (uint64, uint64) {
+			return 0, unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+		}, Contested},
+		{"its file was removed", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			remove(w, w.path)
+			return mine, mine
+		}, Missing},
+		{"a foreign one was bound in its place", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			remove(w, w.path)
+			return mine, unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+		}, Contested},
+		{"a foreign one was renamed onto it", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			foreign := unixListener(w, w.ns, w.path+".evil", unix.SOCK_STREAM)
+			rename(w, w.path+".evil", w.path)
+			return mine, foreign
+		}, Contested},
+		{"a link to a foreign one was put in its place", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			foreign := unixListener(w, w.ns, w.dir+"/evil", unix.SOCK_STREAM)
+			remove(w, w.path)
+			link(w, "evil", w.path)
+			return mine, foreign
+		}, Contested},
+		{"one of another network namespace was bound in its place", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			remove(w, w.path)
+			unixListener(w, w.other, w.path, unix.SOCK_STREAM)
+			return mine, NoSocket
+		}, Contested},
+		{"a file was put in its place", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			remove(w, w.path)
+			if err := os.WriteFile(w.path, nil, 0o600); err != nil {
+				w.Fatal(err)
+			}
+			return mine, NoSocket
+		}, Contested},
+		{"only the file of a socket that is closed", func(w world) (uint64, uint64) {
+			if err := unix.Mknod(w.path, unix.S_IFSOCK|0o600, 0); err != nil {
+				w.Fatal(err)
+			}
+			return 0, 0
+		}, Missing},
+		{"another root directory has the same name", func(w world) (uint64, uint64) {
+			mine := unixListener(w, w.ns, w.path, unix.SOCK_STREAM)
+			chrooted(w, w.ns, w.path)
+			return mine, mine
+		}, Owned},
+		{"only another root directory has the name", func(w world) (uint64, uint64) {
+			chrooted(w, w.ns, w.path)
+			return 0, 0
+		}, Missing},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			w := world{T: t, ns: netnstest.New(t), other: netnstest.New(t), dir: dir, path: dir + "/gw"}
+			mine, named := tc.make(w)
+			a := profile.Address{Network: "unix", Path: w.path}
+			found, err := open(t, w.ns).Find(a, procDir(t, os.Getpid()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, verdict := Judge(a, found, func(i uint64) bool { return i == mine && i != 0 })
+			if verdict != tc.verdict || got.Inode != named {
+				t.Errorf("%s: %v, want %s of inode %d; found %v", verdict, got, tc.verdict, named, found)
+			}
+		})
 	}
-	mine := unixListener(t, ns, path, unix.SOCK_STREAM)
-	owned := func(i uint64) bool { return i == mine }
-	got, verdict := Judge(a, find(), owned)
-	if verdict != Owned || got.Inode != mine || got.Path != path || int(got.UID) != os.Getuid() || !got.Exact {
-		t.Fatalf("%s: %+v, want inode %d", verdict, got, mine)
+}
+
+func rename(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
 	}
-	if got, verdict := Judge(a, find(), func(uint64) bool { return false }); verdict != Contested || got.Inode != mine {
-		t.Errorf("a foreign one: %s, %v", verdict, got)
+}
+
+func link(t testing.TB, to, at string) {
+	t.Helper()
+	if err := os.Symlink(to, at); err != nil {
+		t.Fatal(err)
 	}
-	// Somebody takes the path away and binds another there.
+}
+
+func remove(t testing.TB, path string) {
+	t.Helper()
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	twin := unixListener(t, ns, path, unix.SOCK_SEQPACKET)
-	if got, verdict := Judge(a, find(), owned); verdict != Contested || got.Inode != twin {
-		t.Errorf("after the path was taken over: %s, %v", verdict, got)
+}
+
+// chrooted makes a listener that was bound by path below another root directory.
+func chrooted(t testing.TB, ns *os.File, path string) {
+	t.Helper()
+	root := t.TempDir()
+	if err := os.MkdirAll(root+filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error)
+	fd := -1
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its root directory
+		made <- func() (err error) {
+			if err := setns(ns); err != nil {
+				return err
+			}
+			if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+				return err
+			}
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return err
+			}
+			if err := unix.Chroot(root); err != nil {
+				return err
+			}
+			if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+				return err
+			}
+			return unix.Listen(fd, 8)
+		}()
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+}
+
+func setns(ns *os.File) error { return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET) }
+
+// An overlay over two filesystems without inode mapping shows the device of the upper one to stat(2), and unix_diag that of
+// its own superblock.
+func TestTheFileOfAUnixSocketIsKnownWhereStatShowsAnotherDevice(t *testing.T) {
+	dir := t.TempDir()
+	mount := func(source, at, kind, data string) {
+		t.Helper()
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(source, at, kind, 0, data); err != nil {
+			t.Fatalf("this test needs root: mount %s at %s: %v", kind, at, err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	mount("tmpfs", dir+"/a", "tmpfs", "")
+	mount("tmpfs", dir+"/b", "tmpfs", "")
+	for _, d := range []string{"/a/lower", "/b/upper", "/b/work"} {
+		if err := os.Mkdir(dir+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount("overlay", dir+"/o", "overlay", fmt.Sprintf("lowerdir=%s/a/lower,upperdir=%s/b/upper,workdir=%s/b/work,xino=off", dir, dir, dir))
+	ns := netnstest.New(t)
+	path := dir + "/o/gw"
+	mine := unixListener(t, ns, path, unix.SOCK_STREAM)
+	var st, of unix.Stat_t
+	if err := errors.Join(unix.Stat(path, &st), unix.Stat(dir+"/o", &of)); err != nil {
+		t.Fatal(err)
+	}
+	if st.Dev == of.Dev {
+		t.Fatal("the overlay shows its own device: this test shows nothing")
+	}
+	a := profile.Address{Network: "unix", Path: path}
+	found, err := open(t, ns).Find(a, procDir(t, os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, verdict := Judge(a, found, func(i uint64) bool { return i == mine }); verdict != Owned {
+		t.Errorf("%s: %v; found %v", verdict, got, found)
+	}
+}
+
+func TestAbstractListenersAreFoundByTheirWholeName(t *testing.T) {
+	ns := netnstest.New(t)
+	table := open(t, ns)
+	dir := t.TempDir()
+	t.Chdir(dir)
+	// None of these is it: a longer name, a shorter one, the same with a zero byte after it, and a file of that name.
+	for _, other := range []string{"@gw2", "@g", "\x00gw\x00", "./@gw"} {
+		unixListener(t, ns, other, unix.SOCK_STREAM)
+	}
+	a, err := profile.ParseAddress("unix://@gw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := table.Find(a, noProc)
+	if err != nil || len(found) != 0 {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	mine := unixListener(t, ns, "@gw", unix.SOCK_STREAM)
+	if found, err = table.Find(a, noProc); err != nil {
+		t.Fatal(err)
+	}
+	got, verdict := Judge(a, found, func(i uint64) bool { return i == mine })
+	if verdict != Owned || got.Inode != mine || int(got.UID) != os.Getuid() || !strings.HasPrefix(got.String(), `"@gw" (inode `) {
+		t.Errorf("%s: %v, want inode %d", verdict, got, mine)
+	}
+	if got, verdict := Judge(a, found, func(uint64) bool { return false }); verdict != Contested || got.Inode != mine {
+		t.Errorf("a foreign one: %s, %v", verdict, got)
 	}
 }
 
@@ -284,12 +501,12 @@ func TestALongDumpIsReadWhole(t *testing.T) {
 		listen(t, ns, fmt.Sprintf("127.0.%d.%d:80", i/200, i%200+1), false, false)
 	}
 	for _, i := range []int{0, maxSockets + 39} {
-		found, err := table.Find(profile.Address{Network: "unix", Path: fmt.Sprintf("%s/%d", dir, i)})
+		found, err := table.Find(profile.Address{Network: "unix", Path: fmt.Sprintf("%s/%d", dir, i)}, procDir(t, os.Getpid()))
 		if err != nil || len(found) != 1 {
 			t.Errorf("unix socket %d: %v, %v", i, found, err)
 		}
 	}
-	found, err := table.Find(tcp("127.0.0.1:80"))
+	found, err := table.Find(tcp("127.0.0.1:80"), noProc)
 	if err != nil || len(found) != maxSockets {
 		t.Fatalf("%d sockets, %v", len(found), err)
 	}
@@ -302,7 +519,7 @@ func TestAClosedTableAndAnImpossibleAddressAreErrors(t *testing.T) {
 	ns := netnstest.New(t)
 	table := open(t, ns)
 	for _, a := range []profile.Address{{}, {Network: "udp", AddrPort: netip.MustParseAddrPort("1.2.3.4:5")}, {Network: "unix"}, {Network: "tcp"}} {
-		if _, err := table.Find(a); err == nil {
+		if _, err := table.Find(a, noProc); err == nil {
 			t.Errorf("%+v was looked for", a)
 		}
 	}
@@ -311,13 +528,13 @@ func TestAClosedTableAndAnImpossibleAddressAreErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := table.Find(tcp("127.0.0.1:80")); !errors.Is(err, os.ErrClosed) {
+	if _, err := table.Find(tcp("127.0.0.1:80"), noProc); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("got %v", err)
 	}
 }
 
 // procDir opens /proc/PID as the warden does.
-func procDir(t *testing.T, pid int) int {
+func procDir(t testing.TB, pid int) int {
 	t.Helper()
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -346,7 +563,7 @@ func TestInodesAreThoseThatTheProcessHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer self.Close()
-	found, err := open(t, self).Find(tcp(l.Addr().String()))
+	found, err := open(t, self).Find(tcp(l.Addr().String()), noProc)
 	if err != nil || len(found) != 1 || found[0].Inode != want {
 		t.Errorf("the listener has inode %d; found %v, %v", want, found, err)
 	}
@@ -406,6 +623,81 @@ func TestInodesAreThoseThatTheProcessHolds(t *testing.T) {
 	}
 }
 
+// leaderName marks a run of this test program whose first thread ends while it listens.
+const leaderName = "GATEWARDEN_TEST_LEADER"
+
+func init() {
+	if os.Getenv(leaderName) == "" {
+		return
+	}
+	runtime.LockOSThread() // init runs on the first thread
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		panic(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		panic(err)
+	}
+	fmt.Println(st.Ino)
+	go func() { time.Sleep(time.Minute); os.Exit(0) }()
+	unix.Syscall(unix.SYS_EXIT, 0, 0, 0)
+}
+
+func TestTheSocketsOfAProcessWhoseFirstThreadHasEndedAreSeen(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), leaderName+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	var want uint64
+	if _, err := fmt.Fscan(out, &want); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " Z") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the first thread has not ended: %s", stat)
+		}
+	}
+	dir := procDir(t, cmd.Process.Pid)
+	inodes, err := Inodes(dir)
+	if _, ok := inodes[want]; !ok || err != nil {
+		t.Errorf("inode %d is not among %v, %v", want, inodes, err)
+	}
+	cmd.Process.Kill()
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", cmd.Process.Pid)); err != nil || len(threads) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not end")
+		}
+	}
+	if inodes, err := Inodes(dir); err != nil || len(inodes) != 0 {
+		t.Errorf("a zombie holds %v, %v", inodes, err)
+	}
+}
+
 func TestOnlySocketLinksAreInodes(t *testing.T) {
 	for link, want := range map[string]uint64{
 		"socket:[7]": 7, "socket:[4294967295]": 4294967295,
@@ -435,10 +727,10 @@ func FuzzParseDump(f *testing.F) {
 	f.Add(message(unix.NLMSG_ERROR, nil)[:12])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		parseDump(b, 1, func(m []byte) {
-			if s, ok := parseTCP(m); ok && (!s.Local.IsValid() || s.Path != "") {
+			if s, ok := parseTCP(m); ok && (!s.Local.IsValid() || s.Name != "") {
 				t.Errorf("%+v", s)
 			}
-			if s, ok := parseUnix(m); ok && (s.Path == "" || strings.Contains(s.Path, "\x00")) {
+			if s, ok := parseUnix(m); ok && (s.Name == "" || strings.Contains(s.Name[1:], "\x00") && s.Name[0] != 0) {
 				t.Errorf("%+v", s)
 			}
 		})
@@ -453,7 +745,7 @@ func BenchmarkFindTCP(b *testing.B) {
 	defer ns.Close()
 	table := open(b, ns)
 	for b.Loop() {
-		if _, err := table.Find(tcp("127.0.0.1:18789")); err != nil {
+		if _, err := table.Find(tcp("127.0.0.1:18789"), noProc); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -462,8 +754,11 @@ func BenchmarkFindTCP(b *testing.B) {
 func BenchmarkFindUnix(b *testing.B) {
 	ns := netnstest.New(b)
 	table := open(b, ns)
+	path := filepath.Join(b.TempDir(), "gw.sock")
+	unixListener(b, ns, path, unix.SOCK_STREAM)
+	self := procDir(b, os.Getpid())
 	for b.Loop() {
-		if _, err := table.Find(profile.Address{Network: "unix", Path: "/run/gw.sock"}); err != nil {
+		if _, err := table.Find(profile.Address{Network: "unix", Path: path}, self); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -69,14 +69,11 @@ func setns(f *os.File) error {
 }
 
 // Dial connects from inside ns to address, a literal "IP:port" (names are never resolved: the container's resolver is not
-// authority). Network is "tcp", "tcp4" or "tcp6". The thread is inside ns only while it creates the socket; the wait for
+// authority), or "@" and the name of an abstract unix socket. Network is "tcp", "tcp4", "tcp6" or "unix". A unix socket whose
+// queue is full gives EAGAIN at once (connect(2)). The thread is inside ns only while it creates the socket; the wait for
 // the connection takes place outside and ends with ctx, whose error is then wrapped in the result.
 func Dial(ctx context.Context, ns *os.File, network, address string) (net.Conn, error) {
-	to, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s %q: not a literal IP:port: %w", network, address, err)
-	}
-	family, sockaddr, err := resolve(network, to)
+	family, sockaddr, err := resolve(network, address)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s %q: %w", network, address, err)
 	}
@@ -100,9 +97,19 @@ func Dial(ctx context.Context, ns *os.File, network, address string) (net.Conn, 
 	return conn, nil
 }
 
-// resolve gives the socket family and address for to. Zones are refused: they name an interface of this namespace's
-// caller, not of the container.
-func resolve(network string, to netip.AddrPort) (int, unix.Sockaddr, error) {
+// resolve gives the socket family and address for address. Zones are refused: they name an interface of this namespace's
+// caller, not of the container. So are the paths of unix sockets, which are no namespace's.
+func resolve(network, address string) (int, unix.Sockaddr, error) {
+	if network == "unix" {
+		if len(address) < 2 || address[0] != '@' {
+			return 0, nil, errors.New("not the name of an abstract socket")
+		}
+		return unix.AF_UNIX, &unix.SockaddrUnix{Name: address}, nil
+	}
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return 0, nil, fmt.Errorf("not a literal IP:port: %w", err)
+	}
 	a := to.Addr()
 	switch {
 	case a.Zone() != "":

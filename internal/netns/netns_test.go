@@ -177,6 +177,7 @@ func TestDialRefusesWhatItCannotMean(t *testing.T) {
 	ns := netnstest.New(t)
 	for _, tc := range []struct{ network, address string }{
 		{"tcp", "localhost:80"}, {"tcp6", "127.0.0.1:80"}, {"tcp4", "[::1]:80"}, {"udp", "127.0.0.1:80"}, {"tcp", "[fe80::1%lo]:80"}, {"tcp", ""},
+		{"unix", ""}, {"unix", "@"}, {"unix", "/run/x"}, {"unix", "@" + strings.Repeat("x", 107)},
 	} {
 		if _, err := Dial(t.Context(), ns, tc.network, tc.address); err == nil {
 			t.Errorf("Dial(%q, %q) succeeded", tc.network, tc.address)

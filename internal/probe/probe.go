@@ -55,7 +55,7 @@ type Result struct {
 const attemptTimeout = 2 * time.Second
 
 // Run makes one attempt, within ctx and at most 2 seconds. Ns is the container's network namespace (an open
-// /proc/PID/ns/net); root is a descriptor of its root directory (O_PATH will do), used for unix sockets only.
+// /proc/PID/ns/net); root is a descriptor of its root directory (O_PATH will do), used for the paths of unix sockets only.
 func Run(ctx context.Context, ns *os.File, root int, r profile.Ready) Result {
 	start := time.Now()
 	res := Result{Kind: r.Kind}
@@ -146,10 +146,20 @@ func list(statuses []int) string {
 }
 
 func dial(ctx context.Context, ns *os.File, root int, a profile.Address) (net.Conn, error) {
-	if a.Network == "unix" {
-		return dialUnix(root, a.Path)
+	if a.Network != "unix" {
+		return netns.Dial(ctx, ns, a.Network, a.AddrPort.String())
 	}
-	return netns.Dial(ctx, ns, a.Network, a.AddrPort.String())
+	var conn net.Conn
+	var err error
+	if _, abstract := a.Abstract(); abstract {
+		conn, err = netns.Dial(ctx, ns, a.Network, a.Path)
+	} else {
+		conn, err = dialUnix(root, a.Path)
+	}
+	if e, ok := errors.AsType[*os.SyscallError](err); ok && e.Syscall == "connect" && errors.Is(e, unix.EAGAIN) {
+		return nil, answerError(fmt.Sprintf("the queue of unix socket %q is full: its owner accepts no connections", a.Path))
+	}
+	return conn, err
 }
 
 // dialUnix connects to the stream socket at path below root.
@@ -173,9 +183,6 @@ func dialUnix(root int, path string) (net.Conn, error) {
 	f := os.NewFile(uintptr(s), path)
 	defer f.Close() // FileConn duplicates it
 	err = unix.Connect(s, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", node.Fd())})
-	if errors.Is(err, unix.EAGAIN) {
-		return nil, answerError(fmt.Sprintf("the queue of unix socket %q is full: its owner accepts no connections", path))
-	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, os.NewSyscallError("connect", err))
 	}

@@ -284,6 +284,47 @@ func TestUnixSocketsAreReachedInsideTheRoot(t *testing.T) {
 	}
 }
 
+func TestAnAbstractSocketIsReachedInItsNetworkNamespaceOnly(t *testing.T) {
+	ns := netnstest.New(t)
+	var l net.Listener
+	full := -1
+	err := netns.Do(ns, func() (err error) {
+		if l, err = net.Listen("unix", "@gw"); err != nil {
+			return err
+		}
+		if full, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return errors.Join(unix.Bind(full, &unix.SockaddrUnix{Name: "@full"}), unix.Listen(full, 0))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(full)
+	serve(t, l, func(net.Conn) {})
+	ask := func(ns *os.File, name string) Result {
+		return Run(t.Context(), ns, -1, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: name}})
+	}
+	if res := ask(ns, "@gw"); res.Verdict != Yes {
+		t.Errorf("%+v", res)
+	}
+	if res := ask(netnstest.New(t), "@gw"); res.Verdict != No || !strings.Contains(res.Detail, "refused") {
+		t.Errorf("from another namespace: %+v", res)
+	}
+	if res := ask(ns, "@gw2"); res.Verdict != No {
+		t.Errorf("another name: %+v", res)
+	}
+	for i := 0; ; i++ {
+		res := ask(ns, "@full")
+		if res.Verdict == No && strings.Contains(res.Detail, "queue") {
+			break
+		}
+		if i == 3 {
+			t.Fatalf("a full queue gives %+v", res)
+		}
+	}
+}
+
 func FuzzParseResponse(f *testing.F) {
 	for _, s := range []string{
 		"", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.0 200\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\nA: b\r\n\r\nbody",

@@ -3,6 +3,8 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,19 +107,55 @@ func (p *Process) readIdentity() (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	po, err := p.Posture()
+	of := p
+	if stat.State == 'Z' && !p.Exited() {
+		// The first thread has ended (pthread_exit in main), the process has not: another thread stands for it.
+		if of, err = p.thread(); err != nil {
+			return Identity{}, err
+		}
+		defer of.dir.Close()
+	}
+	po, err := of.Posture()
 	if err != nil {
 		return Identity{}, err
 	}
-	ns, err := p.Namespaces()
+	ns, err := of.Namespaces()
 	if err != nil {
 		return Identity{}, err
 	}
-	_, exe, err := p.Exe()
+	_, exe, err := of.Exe()
 	if err != nil {
 		return Identity{}, err
 	}
 	return Identity{Start: stat.Start, UID: po.UID, GID: po.GID, Namespaces: ns, Exe: exe}, nil
+}
+
+// maxThreads bounds the threads that are looked at for one that lives.
+const maxThreads = 1024
+
+// thread gives a thread of the process that has not ended, for reading: it has a directory and no pidfd.
+func (p *Process) thread() (*Process, error) {
+	task, err := p.openat("task", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer task.Close()
+	names, err := task.Readdirnames(maxThreads)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("cannot list the threads of process %d: %w", p.pid, gone(err))
+	}
+	for _, name := range names {
+		fd, err := unix.Openat(int(task.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // it has ended since
+		}
+		t := &Process{pid: p.pid, dir: os.NewFile(uintptr(fd), name)}
+		if stat, err := t.Stat(); err == nil && stat.State != 'Z' {
+			return t, nil
+		}
+		t.dir.Close()
+	}
+	return nil, fmt.Errorf("process %d has no thread that lives: %w", p.pid, errUnsettled)
 }
 
 // Prove compares the process with what it was proven to be before, and gives what it is now. ErrChanged and ErrGone are

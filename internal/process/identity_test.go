@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -199,5 +200,54 @@ func TestASignalThatIsNotAllowedIsAnErrorAndNotAnEnd(t *testing.T) {
 	cmd.SysProcAttr = &unix.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// A Go program whose main goroutine is locked to the first thread ends that thread alone by a bare exit(2).
+func TestAProcessWhoseFirstThreadHasEndedIsStillTheSame(t *testing.T) {
+	if os.Getenv("GATEWARDEN_TEST_THREAD") != "" {
+		return // see init
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), "GATEWARDEN_TEST_THREAD=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	p, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	defer p.Kill()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := p.Stat()
+		if err == nil && stat.State == 'Z' {
+			break
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("its first thread does not end: %+v, %v", stat, err)
+		}
+	}
+	if p.Exited() {
+		t.Fatal("the whole process has exited")
+	}
+	mine := identityOf(t, self(t))
+	got, err := p.Identify()
+	if err != nil || got.Exe != mine.Exe || got.UID != mine.UID || got.Namespaces != mine.Namespaces || got.Start != p.Start() {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := p.Prove(got); err != nil {
+		t.Error(err)
+	}
+}
+
+func init() {
+	// In init the main goroutine runs on the first thread.
+	if os.Getenv("GATEWARDEN_TEST_THREAD") != "" {
+		go func() { time.Sleep(time.Minute); os.Exit(0) }()
+		time.Sleep(50 * time.Millisecond) // for the other goroutine to have a thread
+		runtime.LockOSThread()
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
 	}
 }

@@ -53,27 +53,34 @@ func Open(pid int) (*Process, error) {
 
 // FromPidfd takes hold of the process that pidfd refers to, and of pidfd itself, which must have O_NONBLOCK set.
 func FromPidfd(pidfd *os.File) (*Process, error) {
-	p, err := fromPidfd(pidfd)
+	p, err := fromPidfd(pidfd, looks{numberOf, openDir})
 	if err != nil {
 		pidfd.Close()
 	}
 	return p, err
 }
 
-func fromPidfd(pidfd *os.File) (*Process, error) {
-	pid, err := numberOf(pidfd)
+// looks are the two looks that bring a pidfd and a /proc/PID directory together. Tests put between them what can happen
+// between them.
+type looks struct {
+	number func(pidfd *os.File) (int, error)
+	dir    func(pid int) (*os.File, error)
+}
+
+func fromPidfd(pidfd *os.File, look looks) (*Process, error) {
+	pid, err := look.number(pidfd)
 	if err != nil {
 		return nil, err
 	}
-	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	dir, err := look.dir(pid)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open /proc/%d: %w", pid, gone(err))
+		return nil, err
 	}
-	p := &Process{pid: pid, pidfd: pidfd, dir: os.NewFile(uintptr(fd), "/proc/"+strconv.Itoa(pid)), done: make(chan struct{})}
+	p := &Process{pid: pid, pidfd: pidfd, dir: dir, done: make(chan struct{})}
 	stat, err := p.Stat()
 	if err == nil {
 		// A pidfd of a reaped process has no number any more.
-		_, err = numberOf(pidfd)
+		_, err = look.number(pidfd)
 	}
 	if err != nil {
 		p.dir.Close()
@@ -81,6 +88,15 @@ func fromPidfd(pidfd *os.File) (*Process, error) {
 	}
 	p.start = stat.Start
 	return p, nil
+}
+
+func openDir(pid int) (*os.File, error) {
+	path := "/proc/" + strconv.Itoa(pid)
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", path, gone(err))
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // numberOf reads the number of a pidfd's process from fdinfo ("Pid:\t42"; -1 once it is reaped; proc_pid_fdinfo(5)).

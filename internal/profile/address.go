@@ -10,15 +10,16 @@ import (
 	"github.com/gatewarden/gatewarden/internal/stricttoml"
 )
 
-// maxSocketPath is what fits into sun_path with its closing NUL (unix(7)).
+// maxSocketPath is what fits into sun_path with its closing NUL (unix(7)). An abstract name needs none, but programs differ in
+// what they make of the last byte.
 const maxSocketPath = 107
 
-// ParseAddress reads tcp://127.0.0.1:80, tcp6://[::1]:80 or unix:///run/x: an address literal in its shortest form, so
-// that equal addresses are equal strings, and a port from 1 to 65535. 0.0.0.0 and [::] mean every address.
+// ParseAddress reads tcp://127.0.0.1:80, tcp6://[::1]:80, unix:///run/x or unix://@name: an address literal in its shortest
+// form, so that equal addresses are equal strings, and a port from 1 to 65535. 0.0.0.0 and [::] mean every address.
 func ParseAddress(s string) (Address, error) {
 	network, rest, ok := strings.Cut(s, "://")
 	if !ok {
-		return Address{}, fmt.Errorf("%s is not an address: write tcp://127.0.0.1:8080, tcp6://[::1]:8080 or unix:///run/NAME.sock",
+		return Address{}, fmt.Errorf("%s is not an address: write tcp://127.0.0.1:8080, tcp6://[::1]:8080, unix:///run/NAME.sock or unix://@NAME",
 			stricttoml.Quote(s))
 	}
 	switch network {
@@ -35,14 +36,19 @@ func ParseAddress(s string) (Address, error) {
 		}
 		return Address{Network: network, AddrPort: ap}, nil
 	case "unix":
-		if strings.HasPrefix(rest, "@") || strings.HasPrefix(rest, "\x00") {
-			return Address{}, errors.New("abstract sockets have no owner that could be checked; use a path, unix:///run/NAME.sock")
-		}
-		if err := checkPath(rest); err != nil {
-			return Address{}, err
-		}
-		if rest == "/" {
+		name, abstract := strings.CutPrefix(rest, "@")
+		switch {
+		case abstract && name == "":
+			return Address{}, errors.New("the name of the abstract socket is missing; write unix://@NAME")
+		case abstract && strings.ContainsRune(name, 0):
+			return Address{}, errors.New("holds a NUL character")
+		case abstract:
+		case rest == "/":
 			return Address{}, errors.New("the path of the socket is missing; write unix:///run/NAME.sock")
+		default:
+			if err := checkPath(rest); err != nil {
+				return Address{}, err
+			}
 		}
 		if len(rest) > maxSocketPath {
 			return Address{}, fmt.Errorf("the socket's path is %d bytes long; the kernel takes at most %d", len(rest), maxSocketPath)
@@ -81,6 +87,14 @@ func parseAddrPort(s string) (netip.AddrPort, error) {
 		return none, fmt.Errorf("%s is not the shortest form; write %s", stricttoml.Quote(s), ap)
 	}
 	return ap, nil
+}
+
+// Abstract gives the name of an abstract unix socket, without the "@".
+func (a Address) Abstract() (string, bool) {
+	if a.Network != "unix" {
+		return "", false
+	}
+	return strings.CutPrefix(a.Path, "@")
 }
 
 // String is what ParseAddress reads.

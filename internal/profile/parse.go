@@ -298,7 +298,7 @@ func readListen(v *stricttoml.Value, at *places) []Listen {
 				addresses[a] = address.Line()
 				l.Address = a
 			}
-			if a.Network == "unix" {
+			if _, abstract := a.Abstract(); a.Network == "unix" && !abstract {
 				at.sockets = append(at.sockets, located{a.Path, address})
 			}
 		}

@@ -43,8 +43,8 @@ type Listen struct {
 	Mode    string
 }
 
-// Address is where somebody listens. Either AddrPort is valid (Network "tcp" or "tcp6") or Path is set (Network "unix",
-// an absolute path in the container).
+// Address is where somebody listens. Either AddrPort is valid (Network "tcp" or "tcp6") or Path is set (Network "unix"): an
+// absolute path in the container, or "@" and the name of an abstract socket of its network namespace (unix(7)).
 type Address struct {
 	Network  string
 	AddrPort netip.AddrPort

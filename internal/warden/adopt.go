@@ -149,6 +149,10 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 	if err != nil {
 		return nil, fmt.Sprintf("process %d is gone", pid)
 	}
+	if proc.Start() != m.Identity.Start {
+		proc.Close() // of such a process nothing more is read
+		return nil, fmt.Sprintf("process %d is gone, and its number is another process's now", pid)
+	}
 	id, err := w.isGateway(proc, m)
 	switch {
 	case errors.Is(err, process.ErrGone):
@@ -162,12 +166,8 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 	return &gateway{proc: proc, id: id, info: *m.Gateway, since: m.Since, asked: m.Asked, proven: m.Proven, profile: &p, oom: w.group.OOMKills()}, ""
 }
 
-// isGateway proves that the process is the one of the memo, and gives what it is. Of a process that has another start time,
-// which has only got its number, nothing more is read.
+// isGateway proves that the process is the one of the memo, and gives what it is.
 func (w *Warden) isGateway(proc *process.Process, m *memo) (process.Identity, error) {
-	if proc.Start() != m.Identity.Start {
-		return process.Identity{}, fmt.Errorf("%w: its number is another process's now", process.ErrGone)
-	}
 	then := m.Identity
 	if !m.Proven && then.Exe != (process.File{}) {
 		// A launcher ends when its control socket closes; if it had its whole order it becomes the gateway.

@@ -2,6 +2,7 @@ package warden
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -67,7 +68,24 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 		w.fail(r.Code, r.Message)
 		return
 	}
+	if c, message := w.hindered(r); c != "" {
+		w.again(c, message)
+		return
+	}
 	w.unasked(r.Code, r.Message)
+}
+
+// hindered tells, of a start that did not succeed, whether that is no gateway's doing: the container is paused, or somebody
+// else holds its address. It does not count towards "failed": it is tried again for as long as that lasts.
+func (w *Warden) hindered(r *receipt.Receipt) (code.Code, string) {
+	if r.New == nil && (r.Code == code.Paused || r.Code == code.ListenerContested) {
+		return r.Code, r.Message
+	}
+	// One that ended because its address was taken is no different.
+	if e, ok := errors.AsType[*code.Error](w.absent(w.profile)); ok && e.Code == code.ListenerContested {
+		return e.Code, r.Message + "; " + e.Message
+	}
+	return "", ""
 }
 
 // gatewayExited is called when the gateway has exited while no action was in progress.
@@ -137,12 +155,18 @@ func (w *Warden) unasked(c code.Code, message string) {
 	now := time.Now()
 	w.exits = slices.DeleteFunc(w.exits, func(t time.Time) bool { return now.Sub(t) > p.Window })
 	w.exits = append(w.exits, now)
-	switch {
-	case p.Policy == profile.Never:
-		w.fail(c, message)
-		return
-	case len(w.exits) > p.Burst:
+	if p.Policy != profile.Never && len(w.exits) > p.Burst {
 		w.fail(code.CrashLoop, fmt.Sprintf("%s; that makes %d ends within %v: no further try is made until `gatewarden restart %s`", message, len(w.exits), p.Window, w.container))
+		return
+	}
+	w.again(c, message)
+}
+
+// again plans the next start.
+func (w *Warden) again(c code.Code, message string) {
+	p := w.profile.Restart
+	if p.Policy == profile.Never {
+		w.fail(c, message)
 		return
 	}
 	w.backoff = min(max(2*w.backoff, p.BackoffInitial), p.BackoffMax)

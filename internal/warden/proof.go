@@ -162,103 +162,119 @@ func (w *Warden) withDescendants(own map[uint64]int) error {
 
 // listening proves for each declared address who listens there. The error is listener_missing (not yet, perhaps) or
 // listener_contested (somebody else does); the listeners are as found in either case.
-//
-// A gateway's own are told by its descriptors, so its identity is proven before and after they are read.
 func (w *Warden) listening(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
-	if err := w.unchanged(g, stage); err != nil {
-		return nil, err
-	}
-	out, err := w.lookAtListeners(g, p, stage)
-	if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.ListenerContested {
+	l, err := w.lookAtListeners(g, p, stage)
+	if err == nil && l.contested != nil {
 		// A socket whose owner closed it between the two looks seems to be nobody's. A foreign one is still there.
-		out, err = w.lookAtListeners(g, p, stage)
+		l, err = w.lookAtListeners(g, p, stage)
 	}
-	if err == nil {
-		err = w.unchanged(g, stage)
+	switch {
+	case err != nil:
+		return l.found, err
+	case l.contested != nil:
+		return l.found, code.Errorf(code.ListenerContested, stage, "%s", w.accusation(l.contested))
+	case l.missing != nil:
+		return l.found, code.Errorf(code.ListenerMissing, stage, "%s", strings.Join(l.missing, "; "))
 	}
-	return out, err
+	return l.found, nil
 }
 
-// unchanged proves that the gateway is what it was when it was proven last. One that has exited is for the caller to see.
-func (w *Warden) unchanged(g *gateway, stage code.Stage) error {
+// look is what one look at the listeners of all declared addresses found.
+type look struct {
+	found     []receipt.Listener
+	missing   []string // what is wrong, for people
+	contested []contest
+}
+
+// contest is a socket that should not be there.
+type contest struct {
+	listen profile.Listen
+	socket listener.Socket
+	own    bool // the gateway's own: one too many
+}
+
+// lookAtListeners looks at the gateway before and after, as every proof about it does: sockets of a gateway that was not
+// there all the while, or that a child has inherited, prove nothing of it. Without a gateway it tells who else listens.
+func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stage) (look, error) {
 	if g == nil {
-		return nil
+		return w.lookOnce(nil, p, stage)
 	}
+	if err := w.unchanged(g, stage); err != nil {
+		return look{}, err
+	}
+	l, err := w.lookOnce(g, p, stage)
+	if changed := w.unchanged(g, stage); changed != nil {
+		return look{}, changed
+	}
+	return l, err
+}
+
+// unchanged is the bracket around a proof: the gateway is what it was when it was proven last.
+func (w *Warden) unchanged(g *gateway, stage code.Stage) error {
 	_, err := g.proc.Prove(g.id)
 	switch {
-	case err == nil || errors.Is(err, process.ErrGone):
+	case err == nil:
 		return nil
+	case errors.Is(err, process.ErrGone):
+		return code.Errorf(code.ListenerMissing, stage, "the gateway, process %d, has exited: %w", g.info.PID, err)
 	case errors.Is(err, process.ErrChanged):
 		return code.Errorf(code.PostureMismatch, stage, "the gateway, process %d, is not what was proven: %w: `gatewarden restart %s` replaces it", g.info.PID, err, w.container)
 	}
 	return code.Errorf(code.Internal, stage, "cannot prove what the gateway, process %d, is: %w", g.info.PID, err)
 }
 
-func (w *Warden) lookAtListeners(g *gateway, p *profile.Profile, stage code.Stage) ([]receipt.Listener, error) {
+func (w *Warden) lookOnce(g *gateway, p *profile.Profile, stage code.Stage) (look, error) {
 	// The sockets first, their owners after: a socket that the gateway binds in between is not seen at all, and one that
 	// was seen is in its owner's table by then. The other way round it would look like somebody else's.
+	view := int(w.inside(g).Dir().Fd())
 	sockets := make([][]listener.Socket, len(p.Listen))
 	for i, l := range p.Listen {
 		var err error
-		if sockets[i], err = w.sockets.Find(l.Address); err != nil {
-			return nil, code.Errorf(code.Internal, stage, "cannot list the listeners of %s: %w", l.Address, err)
+		if sockets[i], err = w.sockets.Find(l.Address, view); err != nil {
+			return look{}, code.Errorf(code.Internal, stage, "cannot list the listeners of %s: %w", l.Address, err)
 		}
 	}
 	own, err := w.owners(g)
 	if err != nil {
-		return nil, code.Errorf(code.Internal, stage, "cannot read the gateway's sockets: %w", err)
+		return look{}, code.Errorf(code.Internal, stage, "cannot read the gateway's sockets: %w", err)
 	}
 	owned := func(inode uint64) bool { return own[inode] != 0 }
-	out := make([]receipt.Listener, 0, len(p.Listen))
+	l := look{found: make([]receipt.Listener, 0, len(p.Listen))}
 	walked := g == nil
-	var missing, contested []string
-	for i, l := range p.Listen {
-		s, verdict := listener.Judge(l.Address, sockets[i], owned)
+	for i, d := range p.Listen {
+		s, verdict := listener.Judge(d.Address, sockets[i], owned)
 		if verdict == listener.Contested && !walked {
 			walked = true
 			if err := w.withDescendants(own); err != nil {
-				return nil, code.Errorf(code.Internal, stage, "cannot read the sockets of the gateway's descendants: %w", err)
+				return look{}, code.Errorf(code.Internal, stage, "cannot read the sockets of the gateway's descendants: %w", err)
 			}
-			s, verdict = listener.Judge(l.Address, sockets[i], owned)
+			s, verdict = listener.Judge(d.Address, sockets[i], owned)
 		}
-		entry := receipt.Listener{Name: l.Name, Address: l.Address.String(), Mode: l.Mode}
+		entry := receipt.Listener{Name: d.Name, Address: d.Address.String(), Mode: d.Mode}
 		switch verdict {
 		case listener.Owned:
 			entry.Inode, entry.OwnerPID = s.Inode, own[s.Inode]
 		case listener.Missing:
-			missing = append(missing, fmt.Sprintf("nobody listens on %s (%s)", l.Address, l.Name))
+			l.missing = append(l.missing, fmt.Sprintf("nobody listens on %s (%s)", d.Address, d.Name))
 		case listener.Contested:
 			entry.Inode = s.Inode
-			contested = append(contested, fmt.Sprintf("%s (%s) is held by %s", l.Address, l.Name, w.holder(s)))
+			l.contested = append(l.contested, contest{listen: d, socket: s, own: owned(s.Inode)})
 		}
-		out = append(out, entry)
+		l.found = append(l.found, entry)
 	}
-	switch {
-	case contested != nil:
-		return out, code.Errorf(code.ListenerContested, stage, "%s: end that process, or give the gateway another address", strings.Join(contested, "; "))
-	case missing != nil:
-		return out, code.Errorf(code.ListenerMissing, stage, "%s", strings.Join(missing, "; "))
-	}
-	return out, nil
+	return l, nil
 }
 
-// holder names the process that holds a foreign socket, as far as the container's processes tell.
-func (w *Warden) holder(s listener.Socket) string {
-	all, err := w.members()
-	if err != nil {
-		w.log.Warn("cannot look for the holder of a socket", "err", err)
+// inside gives a process that sees the container's files: the gateway, or what is to become the next one. The init is the
+// last resort, since the workload may be it.
+func (w *Warden) inside(g *gateway) *process.Process {
+	switch {
+	case g != nil:
+		return g.proc
+	case w.standby != nil && !w.standby.proc.Exited():
+		return w.standby.proc
 	}
-	held := fmt.Sprintf("a process outside the container (UID %d) with %s", s.UID, s)
-	for _, p := range all {
-		inodes, err := listener.Inodes(int(p.Dir().Fd()))
-		if _, ok := inodes[s.Inode]; ok && err == nil {
-			exe, _, _ := p.Exe()
-			po, _ := p.Posture()
-			held = fmt.Sprintf("process %d (%d in the container, %s, UID %d) with %s", p.PID(), po.NSPID, exe, po.UID[0], s)
-		}
-		p.Close()
-	}
-	return held
+	return w.init
 }
 
 // absent proves that no declared address is held by anybody, once the old gateway and what it left are gone.

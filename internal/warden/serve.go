@@ -254,7 +254,7 @@ func (w *Warden) signal(r *request) control.Message {
 	if err := w.notFrozen(); err != nil {
 		return control.Message{Done: true, Error: code.From(err, code.StageRunning)}
 	}
-	if err := w.unchanged(w.gateway, code.StageRunning); err != nil {
+	if err := w.unchanged(w.gateway, code.StageRunning); err != nil && !errors.Is(err, process.ErrGone) {
 		return control.Message{Done: true, Error: code.From(fmt.Errorf("cannot signal %s: %w", w.object(), err), code.StageRunning)}
 	}
 	switch err := w.gateway.proc.Signal(unix.SignalNum(r.Signal)); {

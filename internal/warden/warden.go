@@ -28,6 +28,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/cgroup"
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
 	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/journal"
@@ -158,9 +159,10 @@ func open(dir, version string) (w *Warden, err error) {
 		first: firstStart{done: make(chan struct{})}, left: left, leaving: sync.OnceFunc(func() { close(left) }), ended: make(chan struct{}),
 		retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
 	}
+	made := w
 	defer func() {
 		if err != nil {
-			w.close()
+			made.close() // w is nil by then
 		}
 	}()
 	if w.memo, err = readMemo(dir); err != nil {
@@ -280,6 +282,7 @@ func (w *Warden) run() {
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
 	if w.memo != nil {
+		failpoint.Hit(w.dir, "adopt")
 		w.adopt(w.memo)
 		w.memo = nil
 	} else {

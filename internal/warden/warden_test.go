@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -176,4 +178,23 @@ func TestAWatcherThatDoesNotKeepUpLosesItsConnectionNotAnEvent(t *testing.T) {
 		t.Errorf("%d events before the end", n)
 	}
 	w.remove(c)
+}
+
+func TestTheListenersOfAGatewayThatHasExitedAreNotItsOwn(t *testing.T) {
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := process.Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proc.Close()
+	<-proc.Done()
+	defer cmd.Wait() // until then it is a zombie
+	w := &Warden{}
+	_, err = w.listening(&gateway{proc: proc}, &profile.Profile{Listen: []profile.Listen{{Name: "api"}}}, code.StageProbe)
+	if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing || !strings.Contains(e.Message, "has exited") {
+		t.Errorf("got %v", err)
+	}
 }

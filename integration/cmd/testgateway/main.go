@@ -56,6 +56,7 @@ type options struct {
 	crash      bool
 	flood      int64
 	forkChild  bool
+	worker     bool
 	say        string
 
 	listeners []net.Listener
@@ -64,7 +65,7 @@ type options struct {
 
 func run() error {
 	var o options
-	flag.Func("listen", "address to listen on: HOST:PORT or unix:///PATH; repeatable", func(s string) error {
+	flag.Func("listen", "address to listen on: HOST:PORT, unix:///PATH or unix://@NAME; repeatable", func(s string) error {
 		o.listen = append(o.listen, s)
 		return nil
 	})
@@ -80,6 +81,8 @@ func run() error {
 	flag.BoolVar(&o.crash, "crash", false, "say something on stderr and die of SIGABRT at once")
 	flag.Int64Var(&o.flood, "flood", 0, "write this many bytes of lines to stdout after binding")
 	flag.BoolVar(&o.forkChild, "fork-child", false, "leave a child that inherits the listeners and ignores SIGTERM")
+	flag.BoolVar(&o.worker, "worker", false, "hand the listeners to a child that serves, and keep none")
+	inherited := flag.Int("inherited", 0, "internal: serve this many listeners, from descriptor 3 on")
 	flag.StringVar(&o.say, "say", "", "write this line to stdout at the start")
 	child := flag.Bool("child", false, "internal: be that child")
 	flag.Parse()
@@ -91,7 +94,23 @@ func run() error {
 		time.Sleep(time.Hour)
 		return nil
 	}
+	if *inherited > 0 {
+		return o.serveInherited(*inherited)
+	}
 	return o.serve()
+}
+
+// serveInherited is what the child of --worker does.
+func (o *options) serveInherited(n int) error {
+	served := make(chan error, n)
+	for i := range n {
+		l, err := net.FileListener(os.NewFile(uintptr(3+i), "listener"))
+		if err != nil {
+			return err
+		}
+		go func() { served <- http.Serve(l, o.handler()) }()
+	}
+	return <-served
 }
 
 func (o *options) serve() error {
@@ -137,6 +156,11 @@ func (o *options) serve() error {
 			return err
 		}
 	}
+	if o.worker {
+		if err := o.work(); err != nil {
+			return err
+		}
+	}
 	served := make(chan error, len(o.listeners))
 	for _, l := range o.listeners {
 		server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second}
@@ -158,16 +182,53 @@ func (o *options) serve() error {
 	}
 }
 
-// child starts a child that inherits the listeners, and ignores SIGTERM.
-func (o *options) child() error {
-	cmd := exec.Command("/proc/self/exe", "--child")
+// inherit gives cmd copies of the listeners; done closes ours.
+func (o *options) inherit(cmd *exec.Cmd) (done func(), err error) {
+	done = func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}
 	for _, l := range o.listeners {
 		f, err := l.(interface{ File() (*os.File, error) }).File()
 		if err != nil {
-			return err
+			return done, err
 		}
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
-		defer f.Close()
+	}
+	return done, nil
+}
+
+// work leaves the listeners to a worker.
+func (o *options) work() error {
+	cmd := exec.Command("/proc/self/exe", "--inherited", strconv.Itoa(len(o.listeners)), "--status", strconv.Itoa(o.status))
+	done, err := o.inherit(cmd)
+	defer done()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	for _, l := range o.listeners {
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false)
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	o.listeners = nil
+	return nil
+}
+
+// child starts a child that inherits the listeners, and ignores SIGTERM.
+func (o *options) child() error {
+	cmd := exec.Command("/proc/self/exe", "--child")
+	done, err := o.inherit(cmd)
+	defer done()
+	if err != nil {
+		return err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that no process group finds it
 	if err := cmd.Start(); err != nil {
@@ -185,6 +246,9 @@ func (o *options) unlisten() {
 
 func (o *options) bind(address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		if strings.HasPrefix(path, "@") {
+			return net.Listen("unix", path)
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}

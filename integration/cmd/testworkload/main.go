@@ -4,7 +4,8 @@
 //	testworkload talk --address HOST:PORT [--every D]           until it is ended: {"first":"ok","ok":…,"refused":…,"failed":…}
 //	testworkload get URL                        one request; the body goes to stdout, a status other than 200 to stderr
 //	testworkload attack --pid N --address HOST:PORT [--binary PATH] [--config PATH]
-//	testworkload hold --address HOST:PORT [--reuseport] [--for D]   bind and keep the port
+//	testworkload hold --address ADDRESS [--reuseport] [--for D]   bind and keep the address: HOST:PORT, unix:///PATH, unix://@NAME
+//	testworkload hold --address unix:///PATH --replace           the same, by a rename onto what is there
 package main
 
 import (
@@ -14,12 +15,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -61,11 +63,12 @@ func run(args []string) error {
 		return attack(*pid, *address, *binary, *config)
 	case "hold":
 		reuse := fs.Bool("reuseport", false, "")
+		replace := fs.Bool("replace", false, "")
 		period := fs.Duration("for", time.Hour, "")
 		if err := fs.Parse(args[1:]); err != nil {
 			return err
 		}
-		return hold(*address, *reuse, *period)
+		return hold(*address, *reuse, *replace, *period)
 	}
 	return fmt.Errorf("unknown mode %q", args[0])
 }
@@ -238,12 +241,21 @@ func readMemory(pid int) error {
 	return err
 }
 
-func hold(address string, reuse bool, period time.Duration) error {
-	fd, err := bind(address, reuse)
+func hold(address string, reuse, replace bool, period time.Duration) error {
+	at := address
+	if replace {
+		at += ".new"
+	}
+	fd, err := bind(at, reuse)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
+	if replace {
+		if err := os.Rename(strings.TrimPrefix(at, "unix://"), strings.TrimPrefix(address, "unix://")); err != nil {
+			return err
+		}
+	}
 	if err := report(map[string]string{"holding": address}); err != nil {
 		return err
 	}
@@ -266,18 +278,18 @@ func bindOnce(address string, reuse bool) error {
 
 // bind makes a listening socket by bare system calls, so that the errno is the kernel's.
 func bind(address string, reuse bool) (int, error) {
-	a, err := net.ResolveTCPAddr("tcp4", address)
+	family, sa, err := sockaddr(address)
 	if err != nil {
 		return -1, err
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
-	sa := &unix.SockaddrInet4{Port: a.Port}
-	copy(sa.Addr[:], a.IP.To4())
-	// As any server does, so that connections that have just ended do not count.
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if family != unix.AF_UNIX {
+		// As any server does, so that connections that have just ended do not count.
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	}
 	if err == nil && reuse {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 	}
@@ -292,4 +304,18 @@ func bind(address string, reuse bool) (int, error) {
 		return -1, err
 	}
 	return fd, nil
+}
+
+func sockaddr(address string) (int, unix.Sockaddr, error) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		return unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, nil
+	}
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return 0, nil, err
+	}
+	if a.Addr().Is6() {
+		return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}, nil
+	}
+	return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}, nil
 }
