@@ -144,6 +144,13 @@ func ready(r profile.Ready) string {
 			accept = append(accept, strconv.Itoa(a))
 		}
 		s = fmt.Sprintf("is ready when %s answers GET %s with %s", r.Address, r.Path, strings.Join(accept, " or "))
+	case "grpc":
+		s = fmt.Sprintf("is ready when the gRPC health service on %s says SERVING", r.Address)
+		if r.Service != "" {
+			s = fmt.Sprintf("is ready when the gRPC health service on %s says SERVING of %q", r.Address, r.Service)
+		}
+	case "exec":
+		s = fmt.Sprintf("is ready when the command %s, run as the gateway, exits with status 0", strings.Join(r.Exec, " "))
 	default:
 		s = fmt.Sprintf("is ready when %s accepts a connection", r.Address)
 	}

@@ -33,6 +33,7 @@ var matrix = []faults{
 	limitFaults,
 	diskFaults,
 	placeFaults,
+	probeFaults,
 }
 
 // faults are the rows of one section, and of one test.

@@ -90,7 +90,7 @@ func open(root *os.File, name string, rootWorkload bool) (*Program, error) {
 	f, err := lookup.Open(int(root.Fd()), name, lookup.InRoot, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return nil, refuse(name, "there is no such file; gateway.command[0] is a path in the container's image or in a [[mount]]")
+		return nil, refuse(name, "there is no such file; the path is one of the container's image or of a [[mount]]")
 	case err != nil:
 		return nil, refuse(name, "cannot open it: %w", err)
 	}

@@ -1,5 +1,6 @@
 // Package cgroup finds the cgroup of a container and reads what its warden needs: the member processes, whether they are
-// frozen, and whether a limit has been met. It writes nothing; resources are the runtime's business.
+// frozen, and whether a limit has been met. What it writes is a cgroup below that one, by which the processes of one
+// command are told from others; resources are the runtime's business.
 package cgroup
 
 import (
@@ -16,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // Bounds of what is read: of one cgroup file in bytes, and of the processes of one container.
@@ -264,4 +266,31 @@ func read(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, maxFile))
+}
+
+// Child makes a cgroup of that name below g, or takes the one that is there. It sets no limits: what its members use is
+// counted with g's.
+func (g Group) Child(name string) (Group, error) {
+	c := Group{dir: filepath.Join(g.dir, name), v2: g.v2}
+	if err := os.Mkdir(c.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return Group{}, fmt.Errorf("cannot make a cgroup: %w", err)
+	}
+	return c, nil
+}
+
+// Add moves the process with the number pid into g; what it starts from then on is in g too. The number must be its own:
+// that of a child of the caller's that has not been reaped.
+func (g Group) Add(pid int) error {
+	if err := os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+		return fmt.Errorf("cannot move process %d into a cgroup: %w", pid, err)
+	}
+	return nil
+}
+
+// Remove removes g, which has to be empty.
+func (g Group) Remove() error {
+	if err := unix.Rmdir(g.dir); err != nil {
+		return fmt.Errorf("cannot remove cgroup %s: %w", g.dir, err)
+	}
+	return nil
 }

@@ -2,7 +2,9 @@
 // namespace. The answer is yes, no or cannot tell.
 //
 // What the gateway's side sends is read within fixed bounds of length and time, and never interpreted beyond the status
-// of one HTTP response.
+// of one HTTP response, or of one call of gRPC's health service.
+//
+// A probe that is a command (exec) runs in the container; package warden makes it, as it makes the gateway itself.
 package probe
 
 import (
@@ -43,7 +45,7 @@ const (
 // Result is one attempt's outcome.
 type Result struct {
 	Verdict Verdict
-	Kind    string // of the profile's ready: "http", "tcp", "unix", "none"
+	Kind    string // of the profile's ready: "http", "grpc", "tcp", "unix", "exec", "none"
 	Status  int    // HTTP status; 0 for other kinds and when no complete response came
 	Took    time.Duration
 	Detail  string // why it is not a yes; printable and short, whatever the gateway sent
@@ -70,6 +72,9 @@ func Run(ctx context.Context, ns *os.File, root int, r profile.Ready) Result {
 		res.Verdict, res.Detail = No, fmt.Sprintf("no answer within %v", res.Took.Round(time.Millisecond))
 	default:
 		res.Verdict, res.Detail = judge(err), err.Error()
+	}
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		res.Detail += " (no local port is left in the container's network: its processes hold too many connections to that address)"
 	}
 	return res
 }
@@ -102,7 +107,7 @@ func ask(ctx context.Context, ns *os.File, root int, r profile.Ready) (status in
 	switch r.Kind {
 	case "none":
 		return 0, nil
-	case "http", "tcp", "unix":
+	case "http", "grpc", "tcp", "unix":
 	default:
 		return 0, fmt.Errorf("the kind of probe %q is not known", r.Kind)
 	}
@@ -111,11 +116,17 @@ func ask(ctx context.Context, ns *os.File, root int, r profile.Ready) (status in
 		return 0, err
 	}
 	defer conn.Close()
-	if r.Kind != "http" {
-		return 0, nil
-	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	switch r.Kind {
+	case "tcp", "unix":
+		return 0, nil
+	case "grpc":
+		if err := check(conn, r.Host, r.Service); err != nil {
+			return 0, fmt.Errorf("no gRPC health from %s: %w", r.Address, err)
+		}
+		return 0, nil
+	}
 	status, err = get(conn, r.Host, r.Path)
 	if err != nil {
 		return 0, fmt.Errorf("no HTTP answer from %s: %w", r.Address.AddrPort, err)

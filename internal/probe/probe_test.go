@@ -133,6 +133,7 @@ func TestTheRequestIsWhatServersExpect(t *testing.T) {
 	for _, bad := range []profile.Ready{
 		{Kind: "http", Address: r.Address, Path: "/\r\nX: y", Host: "h"}, {Kind: "http", Address: r.Address, Path: "/", Host: "a b"},
 		{Kind: "http", Address: r.Address, Path: "", Host: "h"}, {Kind: "grpc", Address: r.Address},
+		{Kind: "exec", Exec: []string{"/bin/true"}}, {Kind: "smtp", Address: r.Address},
 	} {
 		if res := Run(t.Context(), ns, -1, bad); res.Verdict != Unknown || res.Detail == "" {
 			t.Errorf("%+v gives %+v", bad, res)

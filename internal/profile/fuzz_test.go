@@ -27,6 +27,8 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(base + listenTCP))
 	f.Add([]byte(base + "[ready]\nnone = true\n"))
+	f.Add([]byte(base + listenTCP + "[ready]\ngrpc = 'unix:///run/x'\nservice = 'web'\n"))
+	f.Add([]byte(base + listenTCP + "[ready]\nexec = ['/bin/check']\n[[state]]\ntarget = '/bin'\n"))
 	f.Add([]byte("a.b = [[{c = 1}]]\n[[a.b]]\n[x.y]\n[[x]]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Parse("fuzz", data)
@@ -115,6 +117,22 @@ func invariant(p *Profile) string {
 	case "unix":
 		if r.Address.Path == "" {
 			return "unix"
+		}
+	case "grpc":
+		if r.Host == "" || len(r.Service) > maxService {
+			return "grpc"
+		}
+		if a, err := ParseAddress(r.Address.String()); err != nil || a != r.Address || a != a.loopback() {
+			return "grpc"
+		}
+	case "exec":
+		if len(r.Exec) == 0 || checkPath(r.Exec[0]) != nil {
+			return "exec"
+		}
+		for _, s := range p.States {
+			if within(r.Exec[0], s.Target) {
+				return "exec"
+			}
 		}
 	case "none":
 	default:

@@ -33,6 +33,7 @@ const (
 	maxGroups     = 64
 	maxStatuses   = 64
 	maxNamespaces = 64
+	maxService    = 256  // bytes of a gRPC service's name
 	maxNames      = 64   // capabilities, posture exceptions
 	maxText       = 4096 // bytes of a path, an address or a description
 	maxValue      = 32 << 10
@@ -93,7 +94,7 @@ type located struct {
 
 // places are the paths in the container that must not contradict each other.
 type places struct {
-	program                 located
+	programs                []located
 	sockets, mounts, states []located
 }
 
@@ -111,7 +112,7 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	}
 	listen := root.Get("listen")
 	p.Listen = readListen(listen, &at)
-	p.Ready = readReady(root.Get("ready").Table(), p.Listen)
+	p.Ready = readReady(root.Get("ready").Table(), p.Listen, &at)
 	if listen == nil && p.Ready.Kind != "none" {
 		root.Fail("listen", "missing: at least one [[listen]], or [ready] none = true for a gateway that listens nowhere")
 	}
@@ -130,20 +131,7 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 
 func readGateway(t *stricttoml.Table, at *places) Gateway {
 	g := Gateway{Cwd: "/"}
-	command := t.Require("command", `the program and its arguments, command = ["/usr/local/bin/NAME"]`)
-	if items, ok := command.Items(maxCommand); ok {
-		if len(items) == 0 {
-			command.Fail("is empty; name at least the program")
-		}
-		for i, item := range items {
-			arg, ok := item.Text(maxValue)
-			if ok && i == 0 {
-				checkCommand(item, arg)
-				at.program = located{arg, item}
-			}
-			g.Command = append(g.Command, arg)
-		}
-	}
+	g.Command = readCommand(t.Require("command", `the program and its arguments, command = ["/usr/local/bin/NAME"]`), at)
 	g.User = readID(t.Require("user", "a numeric UID that nothing else uses, such as 64990"), "UID")
 	g.Group = readID(t.Require("group", "a numeric GID that nothing else uses, such as 64990"), "GID")
 	groups, _ := t.Get("groups").Items(maxGroups)
@@ -166,17 +154,39 @@ func readGateway(t *stricttoml.Table, at *places) Gateway {
 	return g
 }
 
-func checkCommand(v *stricttoml.Value, arg string) {
+// readCommand reads a program of the container and its arguments.
+func readCommand(v *stricttoml.Value, at *places) []string {
+	items, ok := v.Items(maxCommand)
+	if ok && len(items) == 0 {
+		v.Fail("is empty; name at least the program")
+	}
+	var command []string
+	for i, item := range items {
+		arg, ok := item.Text(maxValue)
+		if ok && i == 0 {
+			if checkCommand(item, arg) {
+				at.programs = append(at.programs, located{arg, item})
+			}
+		}
+		command = append(command, arg)
+	}
+	return command
+}
+
+// checkCommand tells whether arg is the path of a program, and complains if not.
+func checkCommand(v *stricttoml.Value, arg string) bool {
+	err := checkPath(arg)
 	switch {
 	case arg != "" && arg[0] != '/':
 		v.Fail("%s is not absolute; the program is never searched in PATH, write its path from / on", stricttoml.Quote(arg))
 	case arg == "/":
 		v.Fail("is the root directory; write the path of a program")
+	case err != nil:
+		v.Fail("%v", err)
 	default:
-		if err := checkPath(arg); err != nil {
-			v.Fail("%v", err)
-		}
+		return true
 	}
+	return false
 }
 
 func readID(v *stricttoml.Value, kind string) uint32 {
@@ -321,7 +331,7 @@ func checkAddress(v *stricttoml.Value, a Address, before []Listen, lines map[Add
 	}
 }
 
-func readReady(t *stricttoml.Table, listen []Listen) Ready {
+func readReady(t *stricttoml.Table, listen []Listen, at *places) Ready {
 	r := Ready{Timeout: 30 * time.Second}
 	var given []string
 	kind := func(name string) *stricttoml.Value {
@@ -339,6 +349,10 @@ func readReady(t *stricttoml.Table, listen []Listen) Ready {
 	readHTTP(kind("http"), &r)
 	readConnect(kind("tcp"), "tcp", &r)
 	readConnect(kind("unix"), "unix", &r)
+	readGRPC(kind("grpc"), &r)
+	if exec := kind("exec"); exec != nil {
+		r.Exec = readCommand(exec, at)
+	}
 	if none := t.Get("none"); none != nil {
 		if yes, ok := none.Boolean(); ok && yes {
 			kind("none")
@@ -353,9 +367,15 @@ func readReady(t *stricttoml.Table, listen []Listen) Ready {
 	} else if r.Kind == "http" {
 		r.Accept = []int{http.StatusOK}
 	}
+	if service := t.Get("service"); service != nil {
+		if r.Kind != "grpc" && t.Get("grpc") == nil {
+			service.FailKey("has a meaning with grpc only; remove it")
+		}
+		r.Service, _ = service.Text(maxService)
+	}
 	duration(t.Get("timeout"), minDuration, &r.Timeout)
 	duration(t.Get("settle"), 0, &r.Settle)
-	t.Later("exec", "grpc", "outage", "preflight")
+	t.Later("outage", "preflight")
 	t.Close()
 	if r.Kind == "" && len(listen) > 0 {
 		a := listen[0].Address.loopback()
@@ -423,6 +443,33 @@ func readConnect(v *stricttoml.Value, kind string, r *Ready) {
 		v.Fail("%s does not belong to %s; write %s = %q", a, kind, map[bool]string{true: "unix", false: "tcp"}[a.Network == "unix"], s)
 	default:
 		r.Address = a.loopback()
+	}
+}
+
+// readGRPC reads [ready] grpc: an address as in [[listen]]; without its scheme it is TCP's.
+func readGRPC(v *stricttoml.Value, r *Ready) {
+	s, ok := v.Text(maxText)
+	if !ok {
+		return
+	}
+	switch {
+	case strings.Contains(s, "://"):
+	case strings.HasPrefix(s, "["):
+		s = "tcp6://" + s
+	case strings.HasPrefix(s, "/"):
+		s = "unix://" + s
+	default:
+		s = "tcp://" + s
+	}
+	a, err := ParseAddress(s)
+	if err != nil {
+		v.Fail("%v", err)
+		return
+	}
+	r.Address = a.loopback()
+	r.Host = "localhost" // what gRPC's own clients say of a unix socket
+	if a.Network != "unix" {
+		r.Host = r.Address.AddrPort.String()
 	}
 }
 
@@ -582,11 +629,13 @@ func (p *places) check() {
 		}
 		before = append(before, l)
 	}
-	for _, state := range p.states {
-		if state.path != "" && p.program.path != "" && within(p.program.path, state.path) {
-			p.program.at.Fail("lies in the [[state]] %s, where the gateway can write; its program must be out of its own reach",
-				stricttoml.Quote(state.path))
-			break
+	for _, program := range p.programs {
+		for _, state := range p.states {
+			if state.path != "" && within(program.path, state.path) {
+				program.at.Fail("lies in the [[state]] %s, where the gateway can write; its program must be out of its own reach",
+					stricttoml.Quote(state.path))
+				break
+			}
 		}
 	}
 	for _, socket := range p.sockets {

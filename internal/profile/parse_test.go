@@ -167,6 +167,15 @@ func TestReadyIsWhatTheProfileSaysOrTheFirstListener(t *testing.T) {
 			Ready{Kind: "unix", Address: Address{Network: "unix", Path: "/run/b"}}},
 		{"unix without scheme", listenTCP + "[ready]\nunix = '/run/b'\n",
 			Ready{Kind: "unix", Address: Address{Network: "unix", Path: "/run/b"}}},
+		{"grpc", listenTCP + "[ready]\ngrpc = 'tcp://0.0.0.0:81'\n",
+			Ready{Kind: "grpc", Address: lo("tcp", "127.0.0.1:81"), Host: "127.0.0.1:81"}},
+		{"grpc without scheme, of a service", listenTCP + "[ready]\ngrpc = '127.0.0.1:81'\nservice = 'a.B'\n",
+			Ready{Kind: "grpc", Address: lo("tcp", "127.0.0.1:81"), Host: "127.0.0.1:81", Service: "a.B"}},
+		{"grpc by IPv6 without scheme", listenTCP + "[ready]\ngrpc = '[::1]:81'\n",
+			Ready{Kind: "grpc", Address: lo("tcp6", "[::1]:81"), Host: "[::1]:81"}},
+		{"grpc by a path without scheme", listenTCP + "[ready]\ngrpc = '/run/b'\n",
+			Ready{Kind: "grpc", Address: Address{Network: "unix", Path: "/run/b"}, Host: "localhost"}},
+		{"exec", listenTCP + "[ready]\nexec = ['/bin/check', 'a b']\n", Ready{Kind: "exec", Exec: []string{"/bin/check", "a b"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.want.Timeout = 30 * time.Second

@@ -51,13 +51,15 @@ type Address struct {
 	Path     string
 }
 
-// Ready says when a gateway counts as proven. Kind is "http", "tcp", "unix" or "none".
+// Ready says when a gateway counts as proven. Kind is "http", "grpc", "tcp", "unix", "exec" or "none".
 type Ready struct {
 	Kind    string
-	Address Address // where to connect
-	Path    string  // http: path and query, "/health"
-	Host    string  // http: the Host header, as the URL wrote it
-	Accept  []int   // http: statuses that mean yes
+	Address Address  // where to connect
+	Path    string   // http: path and query, "/health"
+	Host    string   // http: the Host header, as the URL wrote it; grpc: the authority
+	Accept  []int    // http: statuses that mean yes
+	Service string   // grpc: whose health; empty: the server's as a whole
+	Exec    []string // exec: Exec[0] is an absolute, clean path in the container
 	Timeout time.Duration
 	Settle  time.Duration
 }

@@ -98,10 +98,11 @@ type Listener struct {
 
 // Probe is the readiness probe's last answer.
 type Probe struct {
-	Kind   string  `json:"kind"`   // "http", "tcp", "unix", "none"
-	Status int     `json:"status"` // HTTP status; 0 for other kinds
-	Millis float64 `json:"millis"`
-	Detail string  `json:"detail,omitempty"` // why it is not a yes
+	Kind    string  `json:"kind"`    // "http", "grpc", "tcp", "unix", "exec", "none"
+	Verdict string  `json:"verdict"` // "yes", "no", or "unknown": it could not be asked, which says nothing of the gateway
+	Status  int     `json:"status"`  // HTTP status; 0 for other kinds
+	Millis  float64 `json:"millis"`
+	Detail  string  `json:"detail,omitempty"` // why it is not a yes
 }
 
 // Workload compares the container's other processes before and after.

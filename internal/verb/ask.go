@@ -17,7 +17,7 @@ import (
 const (
 	// answerTime is how long a warden may take over what never waits for an action (status, ps).
 	answerTime = 2 * time.Second
-	// probeTime covers a probe's own limit of 2 s per attempt, and the answer.
+	// probeTime covers a probe's own limit of 2 s per attempt, or 5 s if it is a command, and the answer.
 	probeTime = 10 * time.Second
 	// silence is how long a restart may say nothing before the warden is asked whether it still lives.
 	silence = 5 * time.Second

@@ -15,8 +15,8 @@ func probe() Command {
 		Name:    "probe",
 		Args:    "CONTAINER",
 		Summary: "ask the gateway now whether it is ready, and the kernel who listens",
-		Help: `Runs the profile's readiness probe once from inside the container's network namespace and reads the owner of each
-declared listener. It has no side effects: no state changes, whatever it finds.
+		Help: `Runs the profile's readiness probe once from inside the container and reads the owner of each declared listener. It has
+no side effects but those of a command that the profile names as its probe: no state changes, whatever it finds.
 
   --timeout D        how long to wait for the answer (10s)
 ` + commonFlags + `

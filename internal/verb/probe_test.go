@@ -22,6 +22,7 @@ func TestProbeExitsByTheVerdict(t *testing.T) {
 	}{
 		{"healthy", report(&yes, &receipt.Probe{Kind: "http", Status: 200, Millis: 1.25}), 0, "probe      http 200, 1.2 ms\n"},
 		{"not healthy", report(&no, &receipt.Probe{Kind: "tcp", Detail: "connection refused"}), 1, "probe      tcp: connection refused, 0.0 ms\n"},
+		{"the probe cannot tell", report(nil, &receipt.Probe{Kind: "exec", Verdict: "unknown", Detail: "cannot run /check"}), 5, "probe      exec cannot tell: cannot run /check, 0.0 ms\n"},
 		{"cannot tell", report(nil, nil), 5, "verdict    cannot tell\n"},
 		{"nobody listens", report(&no, nil), 1, "listen     api tcp://127.0.0.1:1  (nobody listens)\n"},
 		{"paused", control.Message{Error: &code.Error{Code: code.Paused, Message: "it is paused"}}, 5, "it is paused (paused)"},

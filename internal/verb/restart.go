@@ -176,11 +176,14 @@ func summary(r *receipt.Receipt) string {
 	return s
 }
 
-// probeText is a probe's answer without its time: "http 200", "tcp ok", "http: connection refused".
+// probeText is a probe's answer without its time: "http 200", "tcp ok", "http: connection refused", "exec cannot tell: …".
 func probeText(p *receipt.Probe) string {
 	s := p.Kind
 	if p.Status != 0 {
 		s += " " + strconv.Itoa(p.Status)
+	}
+	if p.Verdict == "unknown" {
+		s += " cannot tell"
 	}
 	switch {
 	case p.Detail != "":

@@ -230,6 +230,9 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.rootWorkload); err != nil {
 		return nil, err
 	}
+	if err := w.checkable(root, p.profile); err != nil {
+		return p, err
+	}
 	if _, err := w.listening(w.gateway, p.profile, code.StagePreflight); err != nil {
 		// A gateway that does not listen, or has changed, is what a restart cures.
 		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing && e.Code != code.PostureMismatch {

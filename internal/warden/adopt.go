@@ -9,6 +9,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/journal"
+	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -61,7 +62,10 @@ func (w *Warden) adopt(m *memo) {
 		}
 	}
 	cancel()
-	if e, ok := errors.AsType[*code.Error](err); err != nil && !(ok && e.Code == code.Paused) {
+	// A paused container can't answer, and one that can't be asked need not be ill: no reason to replace what was proven once.
+	e, _ := errors.AsType[*code.Error](err)
+	untold := e != nil && (e.Code == code.Paused || m.Proven && e.Code == code.ProbeFailed && r.Probe.Verdict == string(probe.Unknown))
+	if err != nil && !untold {
 		w.log.Warn("the gateway that was found cannot be proven", "pid", g.info.PID, "err", err)
 		if !begun {
 			a.kind, a.reason = receipt.Respawn, fmt.Sprintf("the gateway that the lost warden left is not well: %v", err)
@@ -69,7 +73,6 @@ func (w *Warden) adopt(m *memo) {
 		w.finishAdoption(a)
 		return
 	}
-	// A paused container can't answer, and is no reason to replace anything.
 	g.proven = true
 	r.New = &g.info
 	if begun {
@@ -77,6 +80,9 @@ func (w *Warden) adopt(m *memo) {
 		r.Message = fmt.Sprintf("%s: process %d, which the lost warden had started, was proven and adopted", w.object(), g.info.PID)
 	} else {
 		r.Outcome, r.Message = receipt.AlreadyRunning, fmt.Sprintf("%s: process %d was found, proven and adopted", w.object(), g.info.PID)
+	}
+	if untold {
+		r.Message = fmt.Sprintf("%s: process %d was found and adopted; cannot tell whether it is healthy: %v", w.object(), g.info.PID, e)
 	}
 	if !m.Proven {
 		w.status.Generation++

@@ -107,13 +107,13 @@ func (w *Warden) spawnStandby(who identity) {
 	go func() {
 		ctx, cancel := context.WithTimeout(w.alive, joinTimeout)
 		defer cancel()
-		s, err := w.park(ctx, who)
+		s, err := w.park(ctx, who, w.stdout, w.stderrF)
 		w.joined <- joined{s, err}
 	}()
 }
 
 // park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for.
-func (w *Warden) park(ctx context.Context, who identity) (_ *standby, err error) {
+func (w *Warden) park(ctx context.Context, who identity, stdout, stderr *os.File) (_ *standby, err error) {
 	if err := w.roomToJoin(); err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func (w *Warden) park(ctx context.Context, who identity) (_ *standby, err error)
 	proc, err := join.Launcher(ctx, w.self, w.stderr, join.Request{
 		Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
 		UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
-	}, join.Files{Launcher: w.launcher, Control: theirs, Stdout: w.stdout, Stderr: w.stderrF})
+	}, join.Files{Launcher: w.launcher, Control: theirs, Stdout: stdout, Stderr: stderr})
 	theirs.Close()
 	if err != nil {
 		gate.Close()

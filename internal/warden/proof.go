@@ -311,8 +311,13 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	if err != nil || p.Ready.Settle == 0 {
 		return late(ctx, err)
 	}
+	return late(ctx, w.settle(ctx, g, r, a))
+}
+
+// settle proves that what was proven still holds after the settle time: owns, healthy, owns.
+func (w *Warden) settle(ctx context.Context, g *gateway, r *receipt.Receipt, a *action) error {
 	a.stage(code.StageSettle)
-	settled := time.NewTimer(p.Ready.Settle)
+	settled := time.NewTimer(g.profile.Ready.Settle)
 	defer settled.Stop()
 	select {
 	case <-settled.C:
@@ -321,11 +326,38 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	case <-ctx.Done():
 		return ctxError(ctx, code.StageSettle, "the settle time did not pass")
 	}
-	// A fresh bound: the settle time may be as long as ready.timeout.
-	once, cancel2 := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel2()
-	return late(ctx, w.probed(once, g, r, code.StageSettle))
+	// A bound of its own: the settle time may be as long as ready.timeout. It was ready and had all the time to stay so; only
+	// what cannot be told is looked at again.
+	last, cancel := context.WithTimeout(ctx, settleLook)
+	defer cancel()
+	for {
+		var err error
+		if r.Listeners, err = w.listening(g, g.profile, code.StageSettle); err == nil {
+			r.Probe = nil
+			err = w.probed(last, g, r, code.StageSettle)
+		}
+		e, _ := errors.AsType[*code.Error](err)
+		switch {
+		case err == nil && !g.proc.Exited():
+			return nil
+		case g.proc.Exited():
+			return w.diedEarly(g, code.StageSettle)
+		case e.Code == code.ProbeFailed && r.Probe.Verdict == string(probe.Unknown) && last.Err() == nil:
+		default:
+			e.Message = fmt.Sprintf("it was ready and did not stay so for ready.settle (%v): %s", g.profile.Ready.Settle, e.Message)
+			return e
+		}
+		settled.Reset(checkPace)
+		select {
+		case <-settled.C:
+		case <-g.done():
+		case <-last.Done():
+		}
+	}
 }
+
+// settleLook bounds the last look of settle, repetitions included.
+const settleLook = checkTimeout
 
 // late makes err the deadline's if it was the action's own deadline that ended the waiting, and not ready.timeout.
 func late(ctx context.Context, err error) error {
@@ -338,9 +370,9 @@ func late(ctx context.Context, err error) error {
 
 // probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
 func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, stage code.Stage) error {
-	res, err := w.ask(ctx, g)
-	if err == nil || ctx.Err() == nil || r.Probe == nil {
-		r.Probe = probeOf(res) // not one that the end cut short in the place of a whole one
+	res, err := w.ask(ctx, g, stage)
+	if r.Probe == nil || err == nil || ctx.Err() == nil {
+		r.Probe = probeOf(res) // an attempt that was cut short tells less than the one before it
 	}
 	if err != nil {
 		return err
@@ -350,29 +382,61 @@ func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, sta
 }
 
 // ask runs the readiness probe once.
-func (w *Warden) ask(ctx context.Context, g *gateway) (probe.Result, error) {
-	if g.profile.Ready.Kind == "none" {
-		return probe.Result{Verdict: probe.Yes, Kind: "none"}, nil
+func (w *Warden) ask(ctx context.Context, g *gateway, stage code.Stage) (probe.Result, error) {
+	var res probe.Result
+	switch kind := g.profile.Ready.Kind; kind {
+	case "none":
+		return probe.Result{Verdict: probe.Yes, Kind: kind}, nil
+	case "exec":
+		res = w.check(ctx, g)
+	default:
+		root, err := g.proc.OpenRoot()
+		if err != nil {
+			res = probe.Result{Verdict: probe.Unknown, Kind: kind, Detail: err.Error()}
+			break
+		}
+		res = probe.Run(ctx, w.net, int(root.Fd()), g.profile.Ready)
+		root.Close()
 	}
-	root, err := g.proc.OpenRoot()
-	if err != nil {
-		return probe.Result{Verdict: probe.Unknown, Kind: g.profile.Ready.Kind, Detail: err.Error()},
-			code.Errorf(code.ProbeFailed, code.StageProbe, "cannot probe: %w", err)
-	}
-	defer root.Close()
-	res := probe.Run(ctx, w.net, int(root.Fd()), g.profile.Ready)
 	if res.Verdict != probe.Yes {
-		return res, code.Errorf(code.ProbeFailed, code.StageProbe, "the %s probe says %s: %s", res.Kind, res.Verdict, res.Detail)
+		// Who is frozen can't answer, and that says nothing of its health.
+		if err := w.notFrozen(); err != nil {
+			res.Verdict = probe.Unknown
+			return res, err
+		}
 	}
-	return res, nil
+	return res, w.asked(g, res, stage)
+}
+
+// asked is the error of a probe that did not say yes: what was asked, and what came.
+func (w *Warden) asked(g *gateway, res probe.Result, stage code.Stage) error {
+	var what string
+	switch r := g.profile.Ready; r.Kind {
+	case "http":
+		what = "GET http://" + r.Host + r.Path
+	case "grpc":
+		what = "the health service on " + r.Address.String()
+	case "exec":
+		what = "the command"
+	default:
+		what = "a connection to " + r.Address.String()
+	}
+	switch res.Verdict {
+	case probe.Yes:
+		return nil
+	case probe.No:
+		return code.Errorf(code.ProbeFailed, stage, "the %s probe (%s) says that it is not ready: %s", res.Kind, what, res.Detail)
+	}
+	return code.Errorf(code.ProbeFailed, stage, "the %s probe (%s) cannot tell, which says nothing of the gateway: %s", res.Kind, what, res.Detail)
 }
 
 func probeOf(res probe.Result) *receipt.Probe {
-	return &receipt.Probe{Kind: res.Kind, Status: res.Status, Millis: millis(res.Took), Detail: res.Detail}
+	return &receipt.Probe{Kind: res.Kind, Verdict: string(res.Verdict), Status: res.Status, Millis: millis(res.Took), Detail: res.Detail}
 }
 
 // retrying repeats check until it passes, the gateway exits, ctx ends, or somebody else holds an address, which no
-// waiting changes. The waits grow from half a millisecond: most gateways need some, few need many.
+// waiting changes. The waits grow from half a millisecond: most gateways need some, few need many. A check that needs a
+// join is repeated less often.
 func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) error {
 	t := stoppedTimer()
 	var before *code.Error
@@ -391,11 +455,15 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		if e.Code == code.ListenerContested || e.Code == code.PostureMismatch || e.Code == code.Internal {
 			return err
 		}
+		pause := wait
+		if g.profile.Ready.Kind == "exec" && e.Code == code.ProbeFailed {
+			pause = checkPace
+		}
 		if ctx.Err() != nil && before != nil {
-			e = before // an attempt that the end cut short tells less than the last whole one
+			e = before // an attempt that was cut short tells less than the one before it
 		}
 		before = e
-		t.Reset(wait)
+		t.Reset(pause)
 		select {
 		case <-t.C:
 		case <-g.done():
@@ -429,6 +497,9 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 			return ctxError(w.alive, stage, "the gateway was killed with its container")
 		case <-time.After(initEnds):
 		}
+	}
+	if stage == code.StageSettle {
+		return code.Errorf(code.LaunchFailed, stage, "the gateway was ready, and ended within ready.settle (%v): %s%s", g.profile.Ready.Settle, exit, w.whyEnded(g, exit))
 	}
 	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.whyEnded(g, exit))
 }

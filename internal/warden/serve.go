@@ -20,9 +20,6 @@ import (
 // statusPatience is how long `status` waits for a live answer to "is it healthy" before it says that it cannot tell.
 const statusPatience = 500 * time.Millisecond
 
-// recoverGrace is how long an unhealthy gateway gets to become healthy before recover replaces it.
-const recoverGrace = time.Second
-
 // request is one client's request on its way to run and back.
 type request struct {
 	control.Request
@@ -173,9 +170,13 @@ func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.R
 		return w.record(a, receipt.Refused, code.Errorf(code.PreflightFailed, code.StageQueue,
 			"cannot %s %s: its generation is %d, not %d: somebody else has restarted it", r.Verb, w.object(), w.status.Generation, *r.IfGeneration))
 	}
-	if r.Verb == control.Recover && w.becomesHealthy(ctx) {
-		rec := w.record(a, receipt.AlreadyRunning, nil)
-		return rec
+	if r.Verb == control.Recover {
+		switch verdict, rep := w.isWell(ctx); verdict {
+		case probe.Yes:
+			return w.record(a, receipt.AlreadyRunning, nil)
+		case probe.Unknown:
+			return w.record(a, receipt.Refused, w.cannotTell(rep))
+		}
 	}
 	rec := w.act(ctx, a)
 	if rec.Outcome != receipt.Refused {
@@ -183,31 +184,6 @@ func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.R
 	}
 	w.settled(rec, true)
 	return rec
-}
-
-// becomesHealthy tells whether the gateway is healthy, or becomes so within a short grace.
-func (w *Warden) becomesHealthy(ctx context.Context) bool {
-	if w.gateway == nil || !w.gateway.proven {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, recoverGrace)
-	defer cancel()
-	for {
-		rep := w.report(ctx)
-		switch {
-		case rep.Healthy != nil && *rep.Healthy:
-			return true
-		case rep.Code == code.Paused:
-			return false // no grace changes that; the action that follows refuses
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-w.gateway.done():
-			return false
-		case <-ctx.Done():
-			return false
-		}
-	}
 }
 
 // record makes the receipt of an action that did nothing.
@@ -253,9 +229,12 @@ func (w *Warden) report(ctx context.Context) *control.Report {
 		return fail(err)
 	}
 	rep.Listeners = listeners
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	res, err := w.ask(ctx, g)
+	res, err := w.ask(ctx, g, code.StageProbe)
+	if res.Verdict == probe.No && ctx.Err() != nil {
+		// The client's patience was shorter than an attempt: that the gateway has not answered yet is no "no".
+		res.Verdict = probe.Unknown
+		err = w.asked(g, res, code.StageProbe)
+	}
 	rep.Probe = probeOf(res)
 	switch res.Verdict {
 	case probe.Yes:

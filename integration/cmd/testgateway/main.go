@@ -1,7 +1,12 @@
 // Command testgateway is the gateway of gatewarden's tests: an HTTP server that behaves well, or badly on demand.
 //
 //	GET /         {"pid":…,"uid":…,"gid":…,"groups":[…]} as the gateway sees itself
-//	GET /health   --status, or the number in --status-file
+//	GET /health   --status, or the number in --status-file, or what that file says instead of a number:
+//	              silence, trickle, flood, reset, garbage, redirect   this answer
+//	              once                                               200 the first time, then 503
+//	              unlisten, unlisten-later                           200, and nobody listens any more; later: half a second later
+//	              hand-over                                          200, and a child has the listeners
+//	              exit-later                                         200, and it exits half a second later
 //	GET /env      its environment
 //	GET /become   executes ?program= with ?arg=, in its own process
 //	GET /exit     exits at once with status --exit-code
@@ -14,6 +19,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -22,6 +28,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -53,6 +60,9 @@ type options struct {
 	worker     bool
 	say        string
 	eat        bool
+
+	listeners []net.Listener
+	healthy   atomic.Int32 // times that "once" has been asked
 }
 
 func run() error {
@@ -62,7 +72,7 @@ func run() error {
 		return nil
 	})
 	flag.IntVar(&o.status, "status", http.StatusOK, "HTTP status of /health")
-	flag.StringVar(&o.statusFile, "status-file", "", "file with the HTTP status of /health; absent: --status")
+	flag.StringVar(&o.statusFile, "status-file", "", "file with the HTTP status of /health, or a word; absent: --status")
 	flag.DurationVar(&o.delayBind, "delay-bind", 0, "wait before binding")
 	flag.BoolVar(&o.neverBind, "never-bind", false, "run, but do not bind")
 	flag.BoolVar(&o.reusePort, "reuseport", false, "bind with SO_REUSEPORT")
@@ -137,8 +147,6 @@ func (o *options) serve() error {
 		eat()
 	}
 	time.Sleep(o.delayBind)
-	var files []*os.File
-	var listeners []net.Listener
 	for _, address := range o.listen {
 		if o.neverBind {
 			continue
@@ -147,44 +155,26 @@ func (o *options) serve() error {
 		if err != nil {
 			return err
 		}
-		if o.forkChild || o.worker {
-			f, err := l.(interface{ File() (*os.File, error) }).File()
-			if err != nil {
-				return err
-			}
-			files = append(files, f)
-		}
-		listeners = append(listeners, l)
+		o.listeners = append(o.listeners, l)
 	}
 	if o.forkChild {
-		cmd := exec.Command("/proc/self/exe", "--child")
-		cmd.ExtraFiles = files
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that no process group finds it
-		if err := cmd.Start(); err != nil {
+		if err := o.child(); err != nil {
 			return err
 		}
-		fmt.Println("testgateway: child", cmd.Process.Pid)
 	}
 	if o.worker {
-		cmd := exec.Command("/proc/self/exe", "--inherited", strconv.Itoa(len(files)), "--status", strconv.Itoa(o.status))
-		cmd.ExtraFiles = files
-		if err := cmd.Start(); err != nil {
+		if err := o.work(); err != nil {
 			return err
 		}
-		for i, l := range listeners {
-			if u, ok := l.(*net.UnixListener); ok {
-				u.SetUnlinkOnClose(false)
-			}
-			if err := errors.Join(l.Close(), files[i].Close()); err != nil {
-				return err
-			}
-		}
-		listeners = nil
 	}
-	served := make(chan error, len(listeners))
-	for _, l := range listeners {
+	served := make(chan error, len(o.listeners))
+	for _, l := range o.listeners {
 		server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second}
-		go func() { served <- server.Serve(l) }()
+		go func() {
+			if err := server.Serve(l); !errors.Is(err, net.ErrClosed) { // it was told to stop listening
+				served <- err
+			}
+		}()
 	}
 	if o.flood > 0 {
 		go flood(o.flood)
@@ -195,6 +185,68 @@ func (o *options) serve() error {
 	case <-term:
 		time.Sleep(o.slowStop)
 		return nil
+	}
+}
+
+// inherit gives cmd copies of the listeners; done closes ours.
+func (o *options) inherit(cmd *exec.Cmd) (done func(), err error) {
+	done = func() {
+		for _, f := range cmd.ExtraFiles {
+			f.Close()
+		}
+	}
+	for _, l := range o.listeners {
+		f, err := l.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			return done, err
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	}
+	return done, nil
+}
+
+// work leaves the listeners to a worker.
+func (o *options) work() error {
+	cmd := exec.Command("/proc/self/exe", "--inherited", strconv.Itoa(len(o.listeners)), "--status", strconv.Itoa(o.status))
+	done, err := o.inherit(cmd)
+	defer done()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	for _, l := range o.listeners {
+		if u, ok := l.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false)
+		}
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	o.listeners = nil
+	return nil
+}
+
+// child starts a child that inherits the listeners, and ignores SIGTERM.
+func (o *options) child() error {
+	cmd := exec.Command("/proc/self/exe", "--child")
+	done, err := o.inherit(cmd)
+	defer done()
+	if err != nil {
+		return err
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that no process group finds it
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	fmt.Println("testgateway: child", cmd.Process.Pid)
+	return nil
+}
+
+func (o *options) unlisten() {
+	for _, l := range o.listeners {
+		l.Close()
 	}
 }
 
@@ -229,7 +281,7 @@ func (o *options) handler() http.Handler {
 		}
 		answer(w, map[string]any{"pid": os.Getpid(), "uid": os.Getuid(), "gid": os.Getgid(), "groups": append([]int{}, groups...)})
 	})
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(o.health()) })
+	mux.HandleFunc("GET /health", o.health)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
 	mux.HandleFunc("GET /become", func(_ http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -255,16 +307,81 @@ func eat() {
 	fmt.Println("testgateway: nobody stopped it at", len(all), "MiB")
 }
 
-func (o *options) health() int {
+const later = 500 * time.Millisecond
+
+func (o *options) health(w http.ResponseWriter, _ *http.Request) {
 	data, err := os.ReadFile(o.statusFile)
 	if err != nil {
-		return o.status
+		w.WriteHeader(o.status)
+		return
 	}
-	status, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	what := strings.TrimSpace(string(data))
+	if status, err := strconv.Atoi(what); err == nil {
+		w.WriteHeader(status)
+		return
+	}
+	switch what {
+	case "once":
+		if o.healthy.Add(1) > 1 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	case "redirect":
+		w.Header().Set("Location", "/")
+		w.WriteHeader(http.StatusFound)
+	case "unlisten":
+		o.unlisten()
+	case "unlisten-later":
+		time.AfterFunc(later, o.unlisten)
+	case "exit-later":
+		time.AfterFunc(later, func() { os.Exit(o.exitCode) })
+	case "hand-over":
+		if err := o.child(); err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		o.unlisten()
+	default:
+		if err := misbehave(w, what); err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}
+}
+
+// misbehave does not answer as HTTP has it.
+func misbehave(w http.ResponseWriter, how string) error {
+	conn, _, err := w.(http.Hijacker).Hijack()
 	if err != nil {
-		return http.StatusInternalServerError
+		return err
 	}
-	return status
+	defer conn.Close()
+	endless := func(text string, pause time.Duration) {
+		for {
+			if _, err := io.WriteString(conn, text); err != nil {
+				return
+			}
+			time.Sleep(pause)
+		}
+	}
+	switch how {
+	case "silence":
+		_, err = conn.Read(make([]byte, 1)) // until the client has gone
+	case "trickle":
+		_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\nA: ")
+		endless("b", 10*time.Millisecond)
+	case "flood":
+		_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\n")
+		endless(strings.Repeat("A: b\r\n", 1000), 0)
+	case "reset":
+		err = conn.(*net.TCPConn).SetLinger(0)
+	case "garbage":
+		_, err = io.WriteString(conn, "SSH-2.0-OpenSSH_10.0\r\n")
+	default:
+		err = fmt.Errorf("unknown word %q in the status file", how)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		fmt.Fprintln(os.Stderr, "testgateway:", err)
+	}
+	return nil
 }
 
 func answer(w http.ResponseWriter, v any) {
