@@ -107,7 +107,7 @@ var limitFaults = faults{
 		},
 		{
 			stage: string(code.StageListen), fault: "the next gateway grows beyond the memory limit before it is ready", exit: 1, code: code.LaunchFailed,
-			message: "cannot restart gateway …: the gateway ended before it was ready (killed by SIGKILL, out of memory: the kernel killed it at the container's memory limit of … bytes)…",
+			message: "cannot restart gateway …: the gateway ended before it was ready (killed by SIGKILL, out of memory: the kernel killed it at the container's memory limit of … bytes)…; no gateway runs now",
 			state:   receipt.FailedSt, gateway: none, note: "its policy is \"never\" here",
 			do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
 				p := harness.Profile{Restart: "policy = \"never\""}

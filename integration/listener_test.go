@@ -267,7 +267,7 @@ func listenerGaps() []fault {
 	} {
 		rows = append(rows, fault{
 			stage: string(code.StageAbsence), fault: "between stop and start the workload takes " + g.what, exit: code.ExitFailed, code: code.ListenerContested,
-			message: cannotRestart + g.declared + " (api) is held by process … (… in the container, /usr/local/bin/testworkload, UID 1000) with " + g.shown + " (inode …, uid 1000)" + giveAnother,
+			message: cannotRestart + g.declared + " (api) is held by process … (… in the container, /usr/local/bin/testworkload, UID 1000) with " + g.shown + " (inode …, uid 1000)" + giveAnother + "; no gateway runs now",
 			state:   receipt.Backoff, gateway: none, note: "it comes back by itself once the workload lets go",
 			do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
 				c, before, said, _ := takenInBetween(t, listensOn(g.declared), g.taken)
@@ -301,7 +301,7 @@ func takenInBetween(t *testing.T, p *harness.Profile, address string) (*containe
 func listenerOwn() []fault {
 	return []fault{{
 		stage: string(code.StageListen), fault: "the next gateway binds its address twice by SO_REUSEPORT", exit: code.ExitFailed, code: code.ListenerContested,
-		message: cannotRestart + "the gateway itself has a socket too many on tcp://127.0.0.1:18789 (api), 127.0.0.1:18789 (inode …, uid 64990), so that nobody can tell which of them answers: let it bind the address once; it wrote nothing",
+		message: cannotRestart + "the gateway itself has a socket too many on tcp://127.0.0.1:18789 (api), 127.0.0.1:18789 (inode …, uid 64990), so that nobody can tell which of them answers: let it bind the address once; it wrote nothing; no gateway runs now",
 		state:   receipt.FailedSt, gateway: none, note: "with the policy \"never\"; with others it counts as an end of the gateway's",
 		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
 			p := &harness.Profile{Args: []string{"--reuseport"}, Restart: "policy = \"never\""}

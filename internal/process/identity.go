@@ -103,18 +103,11 @@ func (p *Process) identify() (Identity, error) {
 }
 
 func (p *Process) readIdentity() (Identity, error) {
-	stat, err := p.Stat()
+	of, done, err := p.standIn()
 	if err != nil {
 		return Identity{}, err
 	}
-	of := p
-	if stat.State == 'Z' && !p.Exited() {
-		// The first thread has ended (pthread_exit in main), the process has not: another thread stands for it.
-		if of, err = p.thread(); err != nil {
-			return Identity{}, err
-		}
-		defer of.dir.Close()
-	}
+	defer done()
 	po, err := of.Posture()
 	if err != nil {
 		return Identity{}, err
@@ -127,7 +120,24 @@ func (p *Process) readIdentity() (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	return Identity{Start: stat.Start, UID: po.UID, GID: po.GID, Namespaces: ns, Exe: exe}, nil
+	return Identity{Start: p.start, UID: po.UID, GID: po.GID, Namespaces: ns, Exe: exe}, nil
+}
+
+// standIn gives what /proc shows of the process: itself; or, if its first thread has ended (pthread_exit in main) and the
+// process has not, another thread: the first one is shown as a zombie with nothing to it.
+func (p *Process) standIn() (of *Process, done func(), err error) {
+	stat, err := p.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if stat.State != 'Z' || p.Exited() {
+		return p, func() {}, nil
+	}
+	t, err := p.thread()
+	if err != nil {
+		return nil, nil, err
+	}
+	return t, func() { t.dir.Close() }, nil
 }
 
 // maxThreads bounds the threads that are looked at for one that lives.

@@ -240,6 +240,14 @@ func TestAProcessWhoseFirstThreadHasEndedIsStillTheSame(t *testing.T) {
 	if _, err := p.Prove(got); err != nil {
 		t.Error(err)
 	}
+	// It can't shed its PID namespace that way: what a gateway leaves behind is found by it.
+	ns, err := self(t).PIDNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in, err := p.InPIDNamespace(ns); err != nil || !in {
+		t.Errorf("it is in this PID namespace: %v, %v", in, err)
+	}
 }
 
 func init() {

@@ -445,7 +445,12 @@ func (p *Process) PIDNamespace() (File, error) { return p.namespace("pid") }
 // InPIDNamespace tells whether the process lives in that PID namespace, or in one below it. Nothing that is born in a PID
 // namespace ever leaves it upwards (pid_namespaces(7)).
 func (p *Process) InPIDNamespace(id File) (bool, error) {
-	ns, err := p.OpenNamespace("pid")
+	of, done, err := p.standIn()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	ns, err := of.OpenNamespace("pid")
 	if err != nil {
 		return false, err
 	}

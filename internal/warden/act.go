@@ -430,5 +430,8 @@ func (w *Warden) explain(a *action, r *receipt.Receipt, e *code.Error) string {
 			b.WriteString("; it wrote nothing")
 		}
 	}
+	if w.gateway == nil {
+		b.WriteString("; no gateway runs now")
+	}
 	return b.String()
 }
