@@ -99,19 +99,8 @@ var complaints = []struct {
 		return c, c.operator("restart", "--if-generation", "41")
 	}},
 	{code.StopFailed, "restart", func(t *testing.T) (*container, harness.Result) {
-		withFailpoints(t)
-		c := run(t, options{profile: &harness.Profile{Stop: "timeout = \"200ms\""}})
-		reached, release := c.hold("intent")
-		done := make(chan harness.Result, 1)
-		go func() { done <- c.operator("restart") }()
-		reached()
-		// The freezer of cgroup v1 holds a process against SIGKILL too; that of v2 does not, and there this fails.
-		if r := c.ctr("task", "pause", c.id); r.Status != 0 {
-			t.Fatalf("%v", r)
-		}
-		t.Cleanup(func() { c.ctr("task", "resume", c.id) })
-		release()
-		return c, <-done
+		c, _, _ := stuck(t)
+		return c, c.operator("restart")
 	}},
 	{code.LaunchFailed, "restart", func(t *testing.T) (*container, harness.Result) {
 		return failingRestart(t, harness.Profile{Args: []string{"--crash"}})

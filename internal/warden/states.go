@@ -19,7 +19,7 @@ const initial = receipt.Starting
 // integration test drives each row. A warden ends from any state, with its container or by leaving to a successor.
 var transitions = []transition{
 	{receipt.Starting, receipt.Running, "posture, listeners and probe are proven; or a successor found a proven gateway"},
-	{receipt.Starting, receipt.Stopping, "a successor ends a gateway that it found: its stop had begun, or it is not well; or restart of one that was never proven"},
+	{receipt.Starting, receipt.Stopping, "a successor ends a gateway that it found: its stop had begun, or it is not well; or restart of one that was never proven; or one that could not be proven waits, in a paused container, to be ended"},
 	{receipt.Starting, receipt.Backoff, "the start failed, and the policy tries again"},
 	{receipt.Starting, receipt.FailedSt, "the start failed, and the policy does not try again, or cannot; or a successor found this state recorded"},
 	{receipt.Starting, receipt.Stopped, "a successor found this state recorded"},

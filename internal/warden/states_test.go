@@ -31,7 +31,7 @@ var seen = map[receipt.State]struct {
 	receipt.Running:  {"proven: posture, listeners, probe", "yes", "RUNNING", code.ExitOK},
 	receipt.Stopping: {"signalled, not proven gone yet", "perhaps", "RUNNING until its exit", code.ExitOK},
 	receipt.Backoff:  {"it ended, or could not start; the next start is scheduled", "no", "STOPPED (CREATED if none was ever proven or ended)", code.ExitOK},
-	receipt.FailedSt: {"no further try until `gatewarden restart` or `recover`", "no", "STOPPED (CREATED if none was ever proven or ended)", code.ExitFailed},
+	receipt.FailedSt: {"no further try until `gatewarden restart` or `recover`", "no", "STOPPED (exit status 255 if it never had a process)", code.ExitFailed},
 	receipt.Stopped:  {"it ended, and the restart policy says that this is right", "no", "STOPPED", code.ExitFailed},
 }
 
