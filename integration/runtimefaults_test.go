@@ -233,7 +233,7 @@ func (c *container) mustCtr(args ...string) {
 	}
 }
 
-const isPaused = "the container is paused: resume it first, as with `ctr task resume …`"
+const isPaused = "the container is paused: resume it first (ctr --namespace … task resume …)"
 
 // pauseFaults pause the container before and inside an action.
 var pauseFaults = faults{
@@ -252,8 +252,8 @@ var pauseFaults = faults{
 		}, "gatewarden: "+isPaused),
 		pausedInside(code.StageStop, "intent", "before the signal", isPaused+": process … survived SIGKILL for 5s; it is in state …"),
 		pausedInside(code.StageLaunch, "release", "before the go", isPaused+": the launcher did not exec before the deadline"),
-		pausedInside(code.StageListen, "launched", "after exec", isPaused+": …"),
-		pausedInside(code.StageProbe, "probe", "while probing", isPaused+": …"),
+		pausedInside(code.StageListen, "launched", "after exec", isPaused+" (…s after its start); process … is still there"),
+		pausedInside(code.StageProbe, "probe", "while probing", isPaused+" (…s after its start); process … is still there"),
 	},
 }
 

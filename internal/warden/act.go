@@ -265,7 +265,7 @@ func (w *Warden) notFrozen() error {
 // pausedMeanwhile gives the pause of the container as what failed an action that had begun, if it is paused now: nothing in
 // it stops, starts or answers then.
 func (w *Warden) pausedMeanwhile(r *receipt.Receipt, e *code.Error) *code.Error {
-	if r.Outcome == receipt.Refused {
+	if r.Outcome == receipt.Refused || e.Code == code.Paused {
 		return e
 	}
 	if p := code.From(w.notFrozen(), e.Stage); p != nil && p.Code == code.Paused {
