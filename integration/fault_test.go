@@ -193,12 +193,15 @@ func (c *container) hold(point string) (reached, release func()) {
 	return reached, release
 }
 
-// restartPoints are the failpoints inside a restart, in their order.
-var restartPoints = []struct {
+// restartPoint is a failpoint, the stage that it is in, and what that means.
+type restartPoint struct {
 	stage code.Stage
 	point string
 	when  string
-}{
+}
+
+// restartPoints are the failpoints inside a restart, in their order.
+var restartPoints = []restartPoint{
 	{code.StageQueue, "queue", "its turn has come"},
 	{code.StagePreflight, "preflight", "before preflight"},
 	{code.StageStop, "intent", "the intent is recorded, no signal sent"},

@@ -160,12 +160,7 @@ func killWarden(t *testing.T, point, client string) (*container, receipt.Status,
 	before := c.parked()
 	workload := c.workload()
 	c.arm(point, "kill")
-	var r harness.Result
-	if client == "exec" {
-		r = c.tryRestart()
-	} else {
-		r = gatewarden(t, "restart", "--json", c.h.Namespace+"/"+c.id)
-	}
+	r := c.restartBy(client)()
 	if _, err := os.Stat(filepath.Join(c.runDir(), failpoint.Name)); err == nil {
 		t.Errorf("the point %s was not reached", point)
 	}
@@ -269,17 +264,8 @@ var lostFaults = faults{
 // startRows kill the warden while the container's start waits for the gateway.
 func startRows() []fault {
 	var rows []fault
-	for _, p := range []struct {
-		stage code.Stage
-		point string
-		when  string
-	}{
-		{code.StageLaunch, "release", "before the go"},
-		{code.StageListen, "launched", "after exec"},
-		{code.StageProbe, "probe", "while probing"},
-		{code.StageReceipt, "proven", "the gateway is proven"},
-		{code.StageReceipt, "receipt", "before the receipt is written"},
-	} {
+	first := slices.IndexFunc(restartPoints, func(p restartPoint) bool { return p.point == "release" })
+	for _, p := range restartPoints[first:] {
 		rows = append(rows, fault{
 			stage: string(p.stage), fault: "warden killed during the first start: " + p.when + " (`ctr run`)",
 			state: receipt.Running, gateway: aNewOne, note: "the workload starts when the gateway is ready",
