@@ -18,6 +18,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/integration/harness"
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/netns"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -409,12 +410,19 @@ func TestAGatewayIsProvenOnEveryKindOfAddress(t *testing.T) {
 			if r.New == nil || r.New.PID == before.PID || len(r.Listeners) == 0 {
 				t.Fatalf("the receipt is %+v", r)
 			}
-			worker := slices.Contains(append(slices.Clone(test.p.Args), test.p.Command...), "--worker")
-			for _, l := range r.Listeners {
-				owners := []int{r.New.PID}
-				if worker {
-					owners = childrenOf(t, r.New.PID)
-				}
+			owners, listeners := []int{r.New.PID}, r.Listeners
+			if slices.Contains(append(slices.Clone(test.p.Args), test.p.Command...), "--worker") {
+				// The gateway binds, and holds the socket until its worker has it: at the time of the receipt either may be the owner.
+				eventually(t, eventTime, "the worker alone holds the listener", func() bool {
+					m, err := control.Call(t.Context(), c.runDir(), control.Request{Verb: control.Probe}, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					owners, listeners = childrenOf(t, r.New.PID), m.Report.Listeners
+					return len(listeners) == 1 && slices.Equal(owners, []int{listeners[0].OwnerPID})
+				}, func() string { return fmt.Sprintf("children %v, listeners %+v", owners, listeners) })
+			}
+			for _, l := range listeners {
 				if l.Inode == 0 || !slices.Equal(owners, []int{l.OwnerPID}) {
 					t.Errorf("listener %+v, want it to be of process %v", l, owners)
 				}
