@@ -17,7 +17,9 @@ import (
 	"testing"
 	"time"
 
+	eventsapi "github.com/containerd/containerd/api/events"
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/errdefs"
 
 	"github.com/gatewarden/gatewarden/integration/harness"
@@ -543,5 +545,50 @@ func mkfifo(t *testing.T, path string) {
 	t.Helper()
 	if err := syscall.Mkfifo(path, 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// subscribe gives the daemon's events of the tests' namespace whose topic matches, from now on: Client.Subscribe alone returns
+// before the daemon knows of it, so an event of the test's own is sent until it comes back.
+func subscribe(t *testing.T, ctx context.Context, topic string) (<-chan *events.Envelope, <-chan error) {
+	t.Helper()
+	const mark = "/subscribed"
+	namespace := `namespace=="` + host.Namespace + `",`
+	all, errs := host.Client().Subscribe(ctx, namespace+topic, namespace+`topic=="`+mark+`"`)
+	live, out := make(chan struct{}), make(chan *events.Envelope)
+	go func() {
+		marked := false
+		for {
+			select {
+			case e := <-all:
+				if e.Topic != mark {
+					select {
+					case out <- e:
+					case <-ctx.Done():
+						return
+					}
+				} else if !marked {
+					marked = true
+					close(live)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	deadline := time.After(eventTime)
+	for {
+		if err := host.Client().EventService().Publish(host.Context(ctx), mark, &eventsapi.NamespaceUpdate{Name: host.Namespace}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-live:
+			return out, errs
+		case <-time.After(10 * time.Millisecond):
+		case err := <-errs:
+			t.Fatalf("events: %v", err)
+		case <-deadline:
+			t.Fatal("the daemon sends no events")
+		}
 	}
 }

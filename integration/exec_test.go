@@ -372,7 +372,7 @@ func TestEventsComeInTheOrderThatContainerdDemands(t *testing.T) {
 	c := run(t, options{profile: &harness.Profile{}})
 	ctx, cancel := context.WithCancel(host.Context(context.Background()))
 	defer cancel()
-	stream, errs := host.Client().Subscribe(ctx, `namespace=="`+host.Namespace+`"`, `topic~="^/tasks/"`)
+	stream, errs := subscribe(t, ctx, `topic~="^/tasks/"`)
 	old := c.status()
 	x := uniqueID("x")
 	if r := c.ctr("task", "exec", "--exec-id", x, c.id, "gatewarden", "restart"); r.Status != 0 {

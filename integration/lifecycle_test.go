@@ -91,7 +91,7 @@ func TestEventsOfARestartThatOutlivesContainerdReachTheNextOne(t *testing.T) {
 	if err := host.CrashDaemon(ctx); err != nil {
 		t.Fatal(err)
 	}
-	stream, errs := host.Client().Subscribe(ctx, `namespace=="`+host.Namespace+`"`, `topic~="^/tasks/"`)
+	stream, errs := subscribe(t, ctx, `topic~="^/tasks/"`)
 	release()
 	r := decode[receipt.Receipt](t, wait().Stdout)
 	var seen []string

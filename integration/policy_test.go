@@ -126,7 +126,7 @@ func TestTheWaitsBeforeAStartGrowAndBeginAnewAfterAHealthyTime(t *testing.T) {
 
 func TestAFailedGatewayIsSeenByEveryClient(t *testing.T) {
 	ctx := withTime(t)
-	stream, errs := host.Client().EventService().Subscribe(ctx, fmt.Sprintf("topic==\"/tasks/exit\",namespace==%q", host.Namespace))
+	stream, errs := subscribe(t, ctx, `topic=="/tasks/exit"`)
 	c := run(t, options{profile: &harness.Profile{
 		Args:    []string{"--exit-after", "400ms", "--exit-code", "3"},
 		Restart: "backoff = { initial = \"20ms\", max = \"50ms\" }\nburst = 1",
