@@ -96,8 +96,11 @@ func invariant(p *Profile) string {
 		return "no listener"
 	}
 	for i, l := range p.Listen {
-		if a, err := ParseAddress(l.Address.String()); err != nil || a != l.Address || l.Mode != "gateway" || l.Name == "" {
+		if a, err := ParseAddress(l.Address.String()); err != nil || a != l.Address || l.Name == "" {
 			return "listener"
+		}
+		if l.Held() == (l.Mode == ModeGateway) || l.Held() == (l.Backlog == 0) || l.Held() == (l.Outage == "") {
+			return "mode"
 		}
 		for _, other := range p.Listen[:i] {
 			if l.Name == other.Name || l.Address.covers(other.Address) {

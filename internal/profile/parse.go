@@ -49,6 +49,12 @@ var (
 	namespaceForm = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`) // containerd, pkg/identifiers
 )
 
+// Defaults of a held listener.
+const (
+	defaultBacklog    = 4096  // net.core.somaxconn since Linux 5.4
+	defaultSocketMode = 0o666 // as systemd's SocketMode
+)
+
 // stopSignals lists what [stop] signal takes: signals that end a program, or by which some known server ends itself.
 var stopSignals = []string{
 	"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGKILL",
@@ -276,7 +282,7 @@ func readListen(v *stricttoml.Value, at *places) []Listen {
 	names := map[string]int{}      // their lines
 	addresses := map[Address]int{} // their lines
 	for _, t := range tables {
-		l := Listen{Mode: "gateway"}
+		l := Listen{Mode: ModeGateway}
 		name := t.Require("name", `a short name such as "api"`)
 		if s, ok := name.Text(maxText); ok {
 			switch first := names[s]; {
@@ -304,11 +310,18 @@ func readListen(v *stricttoml.Value, at *places) []Listen {
 		}
 		mode := t.Get("mode")
 		switch s, ok := mode.Text(maxText); {
-		case !ok || s == "gateway":
-		case s == "inherit" || s == "transparent":
-			mode.Fail(`%q is not supported yet; use "gateway" (the gateway binds the address itself)`, s)
+		case !ok:
+		case s == ModeGateway || s == ModeInherit || s == ModeTransparent:
+			l.Mode = s
 		default:
-			mode.Fail(`%s is not a mode; use "gateway" (the gateway binds the address itself)`, stricttoml.Quote(s))
+			mode.Fail(`%s is not a mode; use "gateway" (the gateway binds the address itself), "inherit" (it gets the warden's socket as LISTEN_FDS) or "transparent" (it binds, and gets the warden's socket)`,
+				stricttoml.Quote(s))
+		}
+		if l.Held() {
+			l.Backlog, l.Outage = defaultBacklog, OutageQueue
+			if _, abstract := l.Address.Abstract(); l.Address.Network == "unix" && !abstract {
+				l.SocketMode = defaultSocketMode
+			}
 		}
 		t.Later("outage", "preflight", "forward")
 		t.Close()
@@ -563,7 +576,8 @@ func readRestart(t *stricttoml.Table) Restart {
 	if v := t.Get("fatal_exit_codes"); v != nil {
 		r.FatalExitCodes = readNumbers(v, "exit codes", 0, 255)
 	}
-	t.Later("overlap", "outage", "preflight")
+	r.Overlap, _ = t.Get("overlap").Boolean()
+	t.Later("outage", "preflight")
 	t.Close()
 	return r
 }

@@ -36,11 +36,48 @@ type Gateway struct {
 	SHA256       string   // 64 lower-case hex digits; empty: no pin
 }
 
-// Listen is one address that the gateway must hold. Mode is "gateway": it binds the address itself.
+// Modes of a Listen: who makes its socket. The last two are held listeners: the warden makes the socket when the container is
+// created and keeps it until the container is gone.
+const (
+	ModeGateway     = "gateway"     // the gateway binds the address itself
+	ModeInherit     = "inherit"     // the gateway gets the held socket as LISTEN_FDS (sd_listen_fds(3))
+	ModeTransparent = "transparent" // the gateway binds the address and gets the held socket in the place of its own
+)
+
+// Listen is one address that the gateway must hold. All below Mode is of held listeners only, else zero.
 type Listen struct {
-	Name    string
-	Address Address
-	Mode    string
+	Name       string
+	Address    Address
+	Mode       string
+	Backlog    int // of listen(2), 1 to 65535; the kernel takes at most the network namespace's net.core.somaxconn
+	Outage     Outage
+	Options    SocketOptions
+	SocketMode uint32 // permission bits of the socket's file; 0 if the address is no path
+}
+
+// Held says that the warden makes the listener's socket.
+func (l Listen) Held() bool {
+	return l.Mode == ModeInherit || l.Mode == ModeTransparent
+}
+
+// Outage says what the clients of a held listener get while no gateway runs and none is coming back: in the states failed
+// and stopped.
+type Outage string
+
+// The outages.
+const (
+	OutageQueue Outage = "queue" // they connect and wait, as during a restart
+	OutageReset Outage = "reset" // they are disconnected at once
+)
+
+// SocketOptions are options of a held listener's socket; what it accepts inherits them. A zero field leaves the kernel's default.
+type SocketOptions struct {
+	KeepAlive     bool          // SO_KEEPALIVE
+	NoDelay       bool          // TCP_NODELAY
+	V6Only        bool          // IPV6_V6ONLY
+	DeferAccept   time.Duration // TCP_DEFER_ACCEPT, whole seconds
+	ReceiveBuffer int           // SO_RCVBUF, in bytes, before the kernel doubles it (socket(7))
+	SendBuffer    int           // SO_SNDBUF, likewise
 }
 
 // Address is where somebody listens. Either AddrPort is valid (Network "tcp" or "tcp6") or Path is set (Network "unix"): an
@@ -88,6 +125,7 @@ type Restart struct {
 	Burst          int
 	Window         time.Duration
 	FatalExitCodes []int
+	Overlap        bool // an asked-for restart ends the old gateway after its successor is proven; all listeners are held
 }
 
 // Mount is a host-owned directory or file, read-only in the container.
