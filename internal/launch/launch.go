@@ -27,9 +27,16 @@ var built embed.FS
 const (
 	MaxBody    = 1 << 18 // bytes of all strings, their NULs included
 	MaxStrings = 1024    // arguments, and as many environment strings
+	MaxSockets = 64      // descriptors that are passed on
 )
 
-const magic = 0x31574c47 // "GLW1", read as a little-endian number
+// FirstSocket is the gateway's descriptor of the first socket that is passed on (SD_LISTEN_FDS_START of sd_listen_fds(3)).
+const FirstSocket = 3
+
+const (
+	magic      = 0x32574c47 // "GLW2", read as a little-endian number
+	flagNotify = 1
+)
 
 // Step is where a launcher is, or where it failed.
 type Step uint32
@@ -39,11 +46,14 @@ const (
 	Parked Step = iota
 	ReadOrder
 	ChangeDirectory
+	PassSockets
+	Filter
 	CloseDescriptors
 	Exec
 )
 
-var steps = [...]string{"park", "read the order", "change to the working directory", "close descriptors", "exec"}
+var steps = [...]string{"park", "read the order", "change to the working directory", "put the held sockets in their places",
+	"install the filter for bind(2)", "close descriptors", "exec"}
 
 func (s Step) String() string {
 	if int(s) < len(steps) {
@@ -130,12 +140,12 @@ func NewGate() (*Gate, *os.File, error) {
 	return &Gate{conn: conn.(*net.UnixConn)}, theirs, nil
 }
 
-// Close lets the launcher go: a parked one exits.
+// Close lets the launcher go: a parked one exits, unless it holds sockets.
 func (g *Gate) Close() { g.conn.Close() }
 
 // AwaitParked waits until the launcher says that it is parked.
 func (g *Gate) AwaitParked(ctx context.Context) error {
-	step, errno, err := g.answer(ctx)
+	step, errno, _, err := g.answer(ctx)
 	if err != nil {
 		return err
 	}
@@ -151,31 +161,57 @@ type Order struct {
 	Cwd string
 	Arg []string // Arg[0] too
 	Env []string
+	// Sockets become the gateway's descriptors from FirstSocket on.
+	Sockets []*os.File
+	// Notify gives the gateway a seccomp filter that hands its bind(2) calls to the warden.
+	Notify bool
 }
 
-// Release sends the order and waits until the launcher has become the gateway. A Failure says why it could not.
-func (g *Gate) Release(ctx context.Context, o Order) error {
+// Release sends the order and waits until the launcher has become the gateway. A Failure says why it could not. With
+// Order.Notify it gives the descriptor that answers the gateway's binds (seccomp_unotify(2)), which is the caller's to close.
+func (g *Gate) Release(ctx context.Context, o Order) (notify *os.File, err error) {
 	head, body, err := encode(o)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	descriptors := []int{int(o.Exe.Fd())}
+	for _, s := range o.Sockets {
+		descriptors = append(descriptors, int(s.Fd()))
 	}
 	g.deadline(ctx)
 	// Two writes: descriptors travel with the first byte of a message, and the launcher reads the header alone.
-	if _, _, err := g.conn.WriteMsgUnix(head, unix.UnixRights(int(o.Exe.Fd())), nil); err != nil {
-		return fmt.Errorf("cannot send the order to the launcher: %w", err)
+	if _, _, err := g.conn.WriteMsgUnix(head, unix.UnixRights(descriptors...), nil); err != nil {
+		return nil, fmt.Errorf("cannot send the order to the launcher: %w", err)
 	}
 	if _, err := g.conn.Write(body); err != nil {
-		return fmt.Errorf("cannot send the order to the launcher: %w", err)
+		return nil, fmt.Errorf("cannot send the order to the launcher: %w", err)
 	}
-	step, errno, err := g.answer(ctx)
-	switch {
-	case errors.Is(err, ErrGone):
-		// The end of the file: exec closed the launcher's end. That a launcher was killed looks the same; its pidfd tells.
-		return nil
-	case err != nil:
-		return err
+	defer func() {
+		if err != nil && notify != nil {
+			notify.Close()
+			notify = nil
+		}
+	}()
+	for {
+		step, errno, received, err := g.answer(ctx)
+		switch {
+		case errors.Is(err, ErrGone):
+			// The end of the file: exec closed the launcher's end. That a launcher was killed looks the same; its pidfd tells.
+			if o.Notify && notify == nil {
+				return nil, errors.New("the launcher handed over no descriptor to answer the gateway's binds by")
+			}
+			return notify, nil
+		case err != nil:
+			return notify, err
+		case step == Filter && errno == 0 && o.Notify && notify == nil && received != nil:
+			notify = received
+		default:
+			if received != nil {
+				received.Close()
+			}
+			return notify, &Failure{Step: step, Errno: errno}
+		}
 	}
-	return &Failure{Step: step, Errno: errno}
 }
 
 func (g *Gate) deadline(ctx context.Context) {
@@ -183,21 +219,65 @@ func (g *Gate) deadline(ctx context.Context) {
 	g.conn.SetDeadline(t)
 }
 
-func (g *Gate) answer(ctx context.Context) (Step, unix.Errno, error) {
+// answer reads one record, and the descriptor that came with it, if any.
+func (g *Gate) answer(ctx context.Context) (step Step, errno unix.Errno, received *os.File, err error) {
 	g.deadline(ctx)
 	stop := context.AfterFunc(ctx, func() { g.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	defer func() {
+		if err != nil && received != nil {
+			received.Close()
+			received = nil
+		}
+	}()
 	var record [12]byte
-	if _, err := io.ReadFull(g.conn, record[:]); err != nil {
-		if ctx.Err() != nil {
-			return 0, 0, context.Cause(ctx)
+	for have := 0; have < len(record); {
+		var oob [64]byte
+		n, oobn, _, _, err := g.conn.ReadMsgUnix(record[have:], oob[:])
+		if f := descriptor(oob[:oobn]); f != nil {
+			if received != nil {
+				received.Close()
+			}
+			received = f
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-			return 0, 0, ErrGone
+		if err == nil && n == 0 {
+			err = io.EOF
 		}
-		return 0, 0, fmt.Errorf("cannot read the launcher's answer: %w", err)
+		have += n
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return 0, 0, received, context.Cause(ctx)
+		case errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET):
+			return 0, 0, received, ErrGone
+		default:
+			return 0, 0, received, fmt.Errorf("cannot read the launcher's answer: %w", err)
+		}
 	}
-	return decode(record)
+	step, errno, err = decode(record)
+	return step, errno, received, err
+}
+
+// descriptor gives the one descriptor in the ancillary data, or nil. Of several, which no launcher sends, none is kept.
+func descriptor(oob []byte) *os.File {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil
+	}
+	var fds []int
+	for _, m := range messages {
+		got, err := unix.ParseUnixRights(&m)
+		if err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	if len(fds) == 1 {
+		return os.NewFile(uintptr(fds[0]), "seccomp notify")
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	return nil
 }
 
 func decode(record [12]byte) (Step, unix.Errno, error) {
@@ -212,6 +292,9 @@ func encode(o Order) (head, body []byte, err error) {
 	if len(o.Arg) == 0 || len(o.Arg) > MaxStrings || len(o.Env) > MaxStrings {
 		return nil, nil, fmt.Errorf("cannot launch with %d arguments and %d environment strings: at least 1 and at most %d of each",
 			len(o.Arg), len(o.Env), MaxStrings)
+	}
+	if len(o.Sockets) > MaxSockets {
+		return nil, nil, fmt.Errorf("cannot launch with %d sockets: at most %d", len(o.Sockets), MaxSockets)
 	}
 	add := func(s string) {
 		for i := range len(s) {
@@ -235,7 +318,11 @@ func encode(o Order) (head, body []byte, err error) {
 	if len(body) > MaxBody {
 		return nil, nil, fmt.Errorf("cannot launch: arguments and environment take %d bytes, over %d", len(body), MaxBody)
 	}
-	for _, n := range []uint32{magic, uint32(len(body)), uint32(len(o.Arg)), uint32(len(o.Env))} {
+	var flags uint32
+	if o.Notify {
+		flags |= flagNotify
+	}
+	for _, n := range []uint32{magic, uint32(len(body)), uint32(len(o.Arg)), uint32(len(o.Env)), uint32(len(o.Sockets)), flags} {
 		head = binary.NativeEndian.AppendUint32(head, n)
 	}
 	return head, body, nil

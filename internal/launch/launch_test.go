@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start runs the launcher as libcontainer does: its own file is descriptor 3, its control socket 4.
-func start(t *testing.T, env []string) (*Gate, *exec.Cmd, *strings.Builder) {
+// start runs the launcher as libcontainer does: its own file is descriptor 3, its control socket 4, and what it holds follows.
+func start(t *testing.T, env []string, held ...*os.File) (*Gate, *exec.Cmd, *strings.Builder) {
 	t.Helper()
 	file, err := File()
 	if err != nil {
@@ -32,7 +33,7 @@ func start(t *testing.T, env []string) (*Gate, *exec.Cmd, *strings.Builder) {
 	defer theirs.Close()
 	var out strings.Builder
 	cmd := exec.Command("/proc/self/fd/3")
-	cmd.ExtraFiles = []*os.File{file, theirs}
+	cmd.ExtraFiles = append([]*os.File{file, theirs}, held...)
 	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -71,7 +72,7 @@ func TestAReleasedLauncherBecomesTheProgramWithExactlyTheOrderedArgumentsEnviron
 	if err := gate.AwaitParked(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	err := gate.Release(ctx(t), Order{
+	_, err := gate.Release(ctx(t), Order{
 		Exe: open(t, "/bin/sh"), Cwd: "/usr", Env: []string{"A=1", "EMPTY="},
 		Arg: []string{"renamed", "-c", `echo "$0 $1 $PWD"; readlink /proc/self/cwd; tr "\0" " " </proc/$$/environ; echo; ls /proc/$$/fd | tr "\n" " "`, "zero", "one two", ""},
 	})
@@ -108,7 +109,7 @@ func TestALauncherThatCannotBecomeTheProgramSaysAtWhichStepAndWhy(t *testing.T) 
 			if err := gate.AwaitParked(ctx(t)); err != nil {
 				t.Fatal(err)
 			}
-			err := gate.Release(ctx(t), c.order)
+			_, err := gate.Release(ctx(t), c.order)
 			if f, ok := errors.AsType[*Failure](err); !ok || *f != c.want {
 				t.Errorf("got %v, want %v", err, &c.want)
 			}
@@ -130,9 +131,143 @@ func TestAParkedLauncherLeavesWithoutAWordWhenItsWardenIsGone(t *testing.T) {
 	}
 }
 
+// null opens /dev/null n times: n descriptors that can be told from others by their number alone.
+func null(t *testing.T, n int) []*os.File {
+	t.Helper()
+	var files []*os.File
+	for range n {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		files = append(files, f)
+	}
+	return files
+}
+
+func TestALauncherThatHoldsSocketsOutlivesItsWarden(t *testing.T) {
+	gate, cmd, _ := start(t, nil, null(t, 2)...)
+	if err := gate.AwaitParked(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	gate.Close()
+	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 200); err != nil || n != 0 {
+		t.Errorf("it ended (%v)", err)
+	}
+	for fd := 4; fd <= 6; fd++ {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%d", cmd.Process.Pid, fd)); err != nil {
+			t.Errorf("its descriptor %d: %v", fd, err)
+		}
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+}
+
+func TestThePassedSocketsAreTheProgramsFirstDescriptorsAndNothingElseIsOpen(t *testing.T) {
+	for name, c := range map[string]struct {
+		held, sockets int
+		notify        bool
+	}{
+		"none":                             {0, 0, false},
+		"held ones are not passed on":      {3, 0, false},
+		"one":                              {0, 1, false},
+		"one of several held":              {3, 1, false},
+		"many":                             {5, 40, false},
+		"as many as there may be":          {MaxSockets, MaxSockets, false},
+		"the notification's comes after":   {1, 2, true},
+		"the notification's alone":         {0, 0, true},
+		"as many as may be, and notifying": {MaxSockets, MaxSockets, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate, cmd, out := start(t, nil, null(t, c.held)...)
+			if err := gate.AwaitParked(ctx(t)); err != nil {
+				t.Fatal(err)
+			}
+			var sockets []*os.File
+			for range c.sockets {
+				f, err := os.CreateTemp(t.TempDir(), "socket")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { f.Close() })
+				sockets = append(sockets, f)
+			}
+			notify, err := gate.Release(ctx(t), Order{
+				Exe: open(t, "/bin/sh"), Cwd: "/", Sockets: sockets, Notify: c.notify,
+				Arg: []string{"sh", "-c", `exec 2>/dev/null; i=0; while test $i -lt 200; do test -e /proc/$$/fd/$i && echo "$i $(readlink /proc/$$/fd/$i)"; i=$((i+1)); done`},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (notify != nil) != c.notify {
+				t.Errorf("the descriptor for notifications is %v", notify)
+			}
+			if notify != nil {
+				notify.Close()
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			var want []string
+			for i, s := range sockets {
+				want = append(want, fmt.Sprintf("%d %s", FirstSocket+i, s.Name()))
+			}
+			if c.notify {
+				want = append(want, fmt.Sprintf("%d anon_inode:seccomp notify", FirstSocket+c.sockets))
+			}
+			got := strings.Split(strings.TrimSpace(out.String()), "\n")
+			if len(got) < 3 || !slices.Equal(got[3:], want) {
+				t.Errorf("its descriptors are\n%s\nwant, after 0, 1 and 2,\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+			}
+		})
+	}
+}
+
+func TestALauncherThatMayNotInstallTheFilterSaysSo(t *testing.T) {
+	gate, cmd, _ := start(t, nil)
+	if err := gate.AwaitParked(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	// Neither no_new_privs nor CAP_SYS_ADMIN would be one way; a second listener, which the kernel refuses, is another. The
+	// first program is a launcher again, whose control socket is the one that is passed on as its second descriptor.
+	again, theirs, err := NewGate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	file, err := File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	notify, err := gate.Release(ctx(t), Order{Exe: file, Cwd: "/", Arg: []string{"x"}, Sockets: append(null(t, 1), theirs), Notify: true})
+	theirs.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer notify.Close()
+	if err := again.AwaitParked(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = again.Release(ctx(t), Order{Exe: open(t, "/bin/true"), Cwd: "/", Arg: []string{"x"}, Notify: true})
+	if f, ok := errors.AsType[*Failure](err); !ok || *f != (Failure{Filter, unix.EBUSY}) {
+		t.Errorf("got %v, want EBUSY at the filter", err)
+	}
+	cmd.Wait()
+}
+
 func TestALauncherRefusesAnOrderThatIsNotOne(t *testing.T) {
 	for name, bad := range map[string][]byte{
-		"wrong magic": make([]byte, 16), "too short": []byte("GLW1"), "no descriptor": {0x47, 0x4c, 0x57, 0x31, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
+		"wrong magic": make([]byte, 24), "too short": []byte("GLW2"),
+		"no descriptor": append([]byte{0x47, 0x4c, 0x57, 0x32, 1, 0, 0, 0, 1, 0, 0, 0}, make([]byte, 12)...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			gate, cmd, _ := start(t, nil)
@@ -142,7 +277,7 @@ func TestALauncherRefusesAnOrderThatIsNotOne(t *testing.T) {
 			if _, err := gate.conn.Write(bad); err != nil {
 				t.Fatal(err)
 			}
-			step, errno, err := gate.answer(ctx(t))
+			step, errno, _, err := gate.answer(ctx(t))
 			if err != nil || step != ReadOrder || errno != unix.EPROTO {
 				t.Errorf("answer: %v %v %v", step, errno, err)
 			}
@@ -174,6 +309,7 @@ func TestEncodeRefusesWhatTheLauncherWouldNotTake(t *testing.T) {
 		"too many arguments": {Cwd: "/", Arg: make([]string, MaxStrings+1)},
 		"NUL":                {Cwd: "/", Arg: []string{"a\x00b"}},
 		"too long":           {Cwd: "/", Arg: []string{long}},
+		"too many sockets":   {Cwd: "/", Arg: []string{"x"}, Sockets: make([]*os.File, MaxSockets+1)},
 	} {
 		if _, _, err := encode(o); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -188,7 +324,7 @@ func TestTheLongestOrderArrivesWhole(t *testing.T) {
 	}
 	// One argument of 128 KiB less one byte is the kernel's own bound (execve(2), MAX_ARG_STRLEN).
 	long := strings.Repeat("y", 1<<17-1)
-	if err := gate.Release(ctx(t), Order{Exe: open(t, "/bin/sh"), Cwd: "/", Arg: []string{"sh", "-c", "echo ${#0}", long}}); err != nil {
+	if _, err := gate.Release(ctx(t), Order{Exe: open(t, "/bin/sh"), Cwd: "/", Arg: []string{"sh", "-c", "echo ${#0}", long}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil || strings.TrimSpace(out.String()) != "131071" {
@@ -197,7 +333,7 @@ func TestTheLongestOrderArrivesWhole(t *testing.T) {
 }
 
 func FuzzAnswer(f *testing.F) {
-	f.Add([]byte("GLW1\x00\x00\x00\x00\x00\x00\x00\x00"))
+	f.Add([]byte("GLW2\x00\x00\x00\x00\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var record [12]byte
 		if _, err := io.ReadFull(strings.NewReader(string(data)), record[:]); err != nil {
@@ -216,11 +352,15 @@ func FuzzLauncher(f *testing.F) {
 		f.Fatal(err)
 	}
 	number := func(i int) uint32 { return binary.NativeEndian.Uint32(head[4*i:]) }
-	f.Add(number(0), number(1), number(2), number(3), body, true)
-	f.Add(number(0), number(1), number(2), number(3), body, false)
-	f.Add(number(0), uint32(MaxBody+1), uint32(1), uint32(0), body, true)
-	f.Add(number(0), uint32(3), uint32(1), uint32(0), []byte("/\x00x"), true)
-	f.Fuzz(func(t *testing.T, magicNumber, length, args, envs uint32, body []byte, exe bool) {
+	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(0), body, uint8(1))
+	f.Add(number(0), number(1), number(2), number(3), uint32(2), uint32(flagNotify), body, uint8(3))
+	f.Add(number(0), number(1), number(2), number(3), uint32(2), uint32(0), body, uint8(2))
+	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(2), body, uint8(1))
+	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(0), body, uint8(0))
+	f.Add(number(0), uint32(MaxBody+1), uint32(1), uint32(0), uint32(0), uint32(0), body, uint8(1))
+	f.Add(number(0), uint32(3), uint32(1), uint32(0), uint32(0), uint32(0), []byte("/\x00x"), uint8(1))
+	f.Fuzz(func(t *testing.T, magicNumber, length, args, envs, sockets, flags uint32, body []byte, descriptors uint8) {
+		descriptors %= MaxSockets + 2
 		if len(body) > MaxBody+1 {
 			return
 		}
@@ -230,16 +370,20 @@ func FuzzLauncher(f *testing.F) {
 		}
 		// What it is to become is a launcher again: without its control socket, that one ends at once with 127.
 		var rights []byte
-		if exe {
+		if descriptors > 0 {
 			file, err := File()
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			rights = unix.UnixRights(int(file.Fd()))
+			fds := []int{int(file.Fd())}
+			for _, f := range null(t, int(descriptors)-1) {
+				fds = append(fds, int(f.Fd()))
+			}
+			rights = unix.UnixRights(fds...)
 		}
 		var order []byte
-		for _, n := range []uint32{magicNumber, length, args, envs} {
+		for _, n := range []uint32{magicNumber, length, args, envs, sockets, flags} {
 			order = binary.NativeEndian.AppendUint32(order, n)
 		}
 		gate.deadline(ctx(t))
@@ -249,7 +393,11 @@ func FuzzLauncher(f *testing.F) {
 		// It may have refused already, and be gone.
 		gate.conn.Write(body)
 		gate.conn.CloseWrite()
-		step, errno, err := gate.answer(ctx(t))
+		step, errno, notify, err := gate.answer(ctx(t))
+		if step == Filter && errno == 0 && notify != nil {
+			notify.Close()
+			step, errno, _, err = gate.answer(ctx(t))
+		}
 		if err != nil && !errors.Is(err, ErrGone) {
 			t.Fatal(err)
 		}
@@ -258,7 +406,7 @@ func FuzzLauncher(f *testing.F) {
 		status := cmd.ProcessState.ExitCode() // -1: a signal
 		refused := said && step == ReadOrder && errno == unix.EPROTO && status == 127
 		silent := !said && status == 0
-		switch verdict(magicNumber, length, args, envs, body, exe) {
+		switch verdict(magicNumber, length, args, envs, sockets, flags, body, descriptors) {
 		case bad:
 			if !refused {
 				t.Errorf("%v, %v, %v: not refused", step, errno, cmd.ProcessState)
@@ -282,9 +430,11 @@ const (
 )
 
 // verdict reads an order as its description in launcher.c says.
-func verdict(magicNumber, length, args, envs uint32, body []byte, exe bool) int {
+func verdict(magicNumber, length, args, envs, sockets, flags uint32, body []byte, descriptors uint8) int {
 	switch {
-	case !exe || magicNumber != magic || length > MaxBody || args == 0 || args > MaxStrings || envs > MaxStrings:
+	case magicNumber != magic || length > MaxBody || args == 0 || args > MaxStrings || envs > MaxStrings:
+		return bad
+	case sockets > MaxSockets || flags&^flagNotify != 0 || uint32(descriptors) != sockets+1:
 		return bad
 	case int(length) > len(body):
 		return short
