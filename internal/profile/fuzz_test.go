@@ -29,6 +29,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(base + "[ready]\nnone = true\n"))
 	f.Add([]byte(base + listenTCP + "[ready]\ngrpc = 'unix:///run/x'\nservice = 'web'\n"))
 	f.Add([]byte(base + listenTCP + "[ready]\nexec = ['/bin/check']\n[[state]]\ntarget = '/bin'\n"))
+	f.Add([]byte(base + heldTCP + "[[listen]]\nname='u'\naddress='unix:///run/u'\nmode='inherit'\nsocket_mode='0600'\n[restart]\noverlap=true\n"))
 	f.Add([]byte("a.b = [[{c = 1}]]\n[[a.b]]\n[x.y]\n[[x]]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Parse("fuzz", data)
@@ -99,14 +100,22 @@ func invariant(p *Profile) string {
 		if a, err := ParseAddress(l.Address.String()); err != nil || a != l.Address || l.Name == "" {
 			return "listener"
 		}
-		if l.Held() == (l.Mode == ModeGateway) || l.Held() == (l.Backlog == 0) || l.Held() == (l.Outage == "") {
-			return "mode"
+		if broken := heldInvariant(l); broken != "" {
+			return broken
 		}
 		for _, other := range p.Listen[:i] {
 			if l.Name == other.Name || l.Address.covers(other.Address) {
 				return "listeners"
 			}
+			if other.reaches(l.Address) || l.reaches(other.Address) {
+				return "dual stack"
+			}
 		}
+	}
+	if p.Restart.Overlap && (len(p.Listen) == 0 ||
+		slices.ContainsFunc(p.Listen, func(l Listen) bool { return !l.Held() }) ||
+		!slices.ContainsFunc(p.Listen, func(l Listen) bool { return l.reaches(p.Ready.Address) })) {
+		return "overlap"
 	}
 	switch r := p.Ready; r.Kind {
 	case "http":
@@ -151,6 +160,27 @@ func invariant(p *Profile) string {
 	}
 	if p.Stop.Signal == 0 || !slices.Contains([]Policy{Always, OnFailure, Never}, p.Restart.Policy) {
 		return "stop"
+	}
+	return ""
+}
+
+func heldInvariant(l Listen) string {
+	o := l.Options
+	if !l.Held() {
+		if l.Mode != ModeGateway || l.Backlog != 0 || l.Outage != "" || l.SocketMode != 0 || o != (SocketOptions{}) {
+			return "a gateway's own listener"
+		}
+		return ""
+	}
+	path := l.Address.Network == "unix" && l.Address.Path[0] == '/'
+	switch {
+	case l.Backlog < 1 || l.Backlog > 65535, l.Outage != OutageQueue && l.Outage != OutageReset:
+		return "held"
+	case path != (l.SocketMode&0o222 != 0), l.SocketMode > 0o777, path && l.Mode == ModeTransparent:
+		return "held path"
+	case o.V6Only && l.Address.Network != "tcp6", l.Address.Network == "unix" && o != (SocketOptions{}),
+		o.DeferAccept < 0, o.DeferAccept%time.Second != 0, o.ReceiveBuffer < 0, o.SendBuffer < 0:
+		return "options"
 	}
 	return ""
 }

@@ -49,12 +49,6 @@ var (
 	namespaceForm = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`) // containerd, pkg/identifiers
 )
 
-// Defaults of a held listener.
-const (
-	defaultBacklog    = 4096  // net.core.somaxconn since Linux 5.4
-	defaultSocketMode = 0o666 // as systemd's SocketMode
-)
-
 // stopSignals lists what [stop] signal takes: signals that end a program, or by which some known server ends itself.
 var stopSignals = []string{
 	"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGKILL",
@@ -117,20 +111,27 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 		p.Gateway = readGateway(gateway, &at)
 	}
 	listen := root.Get("listen")
-	p.Listen = readListen(listen, &at)
+	var listeners []listenAt
+	p.Listen, listeners = readListen(listen, &at)
 	p.Ready = readReady(root.Get("ready").Table(), p.Listen, &at)
+	checkProbe(p.Ready, p.Listen, listeners)
 	if listen == nil && p.Ready.Kind != "none" {
 		root.Fail("listen", "missing: at least one [[listen]], or [ready] none = true for a gateway that listens nowhere")
 	}
 	p.Stop = readStop(root.Get("stop").Table())
-	p.Restart = readRestart(root.Get("restart").Table())
+	restart := root.Get("restart").Table()
+	p.Restart = readRestart(restart)
+	if p.Restart.Overlap {
+		checkOverlap(restart.Get("overlap"), p.Ready, p.Listen)
+	}
 	p.Mounts = readMounts(root.Get("mount"), &at)
 	p.States = readStates(root.Get("state"), &at)
 	p.Start = readStart(root.Get("start").Table())
 	p.Select = readSelect(root.Get("select").Table())
 	p.Posture = readPosture(root.Get("posture").Table())
 	at.check()
-	root.Later("credentials", "forward", "outage", "preflight")
+	refuseOutage(root)
+	root.Later("credentials", "forward", "preflight")
 	root.Close()
 	return p
 }
@@ -155,7 +156,8 @@ func readGateway(t *stricttoml.Table, at *places) Gateway {
 	g.EnvFile, _ = readPath(t.Get("env_file"))
 	g.Capabilities = readCapabilities(t.Get("capabilities"))
 	g.SHA256 = readSHA256(t.Get("sha256"))
-	t.Later("credentials", "outage", "preflight")
+	refuseOutage(t)
+	t.Later("credentials", "preflight")
 	t.Close()
 	return g
 }
@@ -273,12 +275,13 @@ func readSHA256(v *stricttoml.Value) string {
 	return ""
 }
 
-func readListen(v *stricttoml.Value, at *places) []Listen {
+func readListen(v *stricttoml.Value, at *places) ([]Listen, []listenAt) {
 	tables, ok := v.Tables(maxListen)
 	if ok && len(tables) == 0 {
 		v.Fail("is empty; declare at least one [[listen]], or leave it out with [ready] none = true")
 	}
 	var list []Listen
+	var ats []listenAt
 	names := map[string]int{}      // their lines
 	addresses := map[Address]int{} // their lines
 	for _, t := range tables {
@@ -304,30 +307,33 @@ func readListen(v *stricttoml.Value, at *places) []Listen {
 				addresses[a] = address.Line()
 				l.Address = a
 			}
-			if _, abstract := a.Abstract(); a.Network == "unix" && !abstract {
+			if a.isPath() {
 				at.sockets = append(at.sockets, located{a.Path, address})
 			}
 		}
 		mode := t.Get("mode")
-		switch s, ok := mode.Text(maxText); {
-		case !ok:
-		case s == ModeGateway || s == ModeInherit || s == ModeTransparent:
+		if mode != nil {
+			s, ok := mode.Text(maxText)
 			l.Mode = s
-		default:
-			mode.Fail(`%s is not a mode; use "gateway" (the gateway binds the address itself), "inherit" (it gets the warden's socket as LISTEN_FDS) or "transparent" (it binds, and gets the warden's socket)`,
-				stricttoml.Quote(s))
-		}
-		if l.Held() {
-			l.Backlog, l.Outage = defaultBacklog, OutageQueue
-			if _, abstract := l.Address.Abstract(); l.Address.Network == "unix" && !abstract {
-				l.SocketMode = defaultSocketMode
+			if ok && s != ModeGateway && !l.Held() {
+				mode.Fail(`%s is not a mode; use "gateway" (the gateway binds the address itself), "inherit" (it gets the warden's socket as LISTEN_FDS) or "transparent" (it binds, and gets the warden's socket)`,
+					stricttoml.Quote(s))
 			}
 		}
-		t.Later("outage", "preflight", "forward")
+		place := listenAt{address: address, mode: mode}
+		readHeld(t, &l, &place)
+		t.Later("preflight", "forward")
 		t.Close()
 		list = append(list, l)
+		ats = append(ats, place)
 	}
-	return list
+	checkDualStack(list, ats)
+	return list, ats
+}
+
+// refuseOutage tells where outage belongs.
+func refuseOutage(t *stricttoml.Table) {
+	t.Refuse("outage", "belongs to a listener that the warden holds; write it in its [[listen]]")
 }
 
 func checkAddress(v *stricttoml.Value, a Address, before []Listen, lines map[Address]int) {
@@ -388,7 +394,8 @@ func readReady(t *stricttoml.Table, listen []Listen, at *places) Ready {
 	}
 	duration(t.Get("timeout"), minDuration, &r.Timeout)
 	duration(t.Get("settle"), 0, &r.Settle)
-	t.Later("outage", "preflight")
+	refuseOutage(t)
+	t.Later("preflight")
 	t.Close()
 	if r.Kind == "" && len(listen) > 0 {
 		a := listen[0].Address.loopback()
@@ -577,7 +584,8 @@ func readRestart(t *stricttoml.Table) Restart {
 		r.FatalExitCodes = readNumbers(v, "exit codes", 0, 255)
 	}
 	r.Overlap, _ = t.Get("overlap").Boolean()
-	t.Later("outage", "preflight")
+	refuseOutage(t)
+	t.Later("preflight")
 	t.Close()
 	return r
 }

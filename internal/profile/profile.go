@@ -70,7 +70,8 @@ const (
 	OutageReset Outage = "reset" // they are disconnected at once
 )
 
-// SocketOptions are options of a held listener's socket; what it accepts inherits them. A zero field leaves the kernel's default.
+// SocketOptions are options of a held TCP listener's socket; the connections that it accepts inherit them. A zero field leaves
+// the kernel's default.
 type SocketOptions struct {
 	KeepAlive     bool          // SO_KEEPALIVE
 	NoDelay       bool          // TCP_NODELAY

@@ -24,14 +24,19 @@ func (t *Table) Get(name string) *Value {
 
 // Later reports the keys that a coming version will know, so that nobody takes them for accepted.
 func (t *Table) Later(names ...string) {
+	for _, name := range names {
+		t.Refuse(name, "not supported yet; remove it")
+	}
+}
+
+// Refuse reports a key that does not belong here but is known enough to say why. It is not named among the known ones.
+func (t *Table) Refuse(name, format string, args ...any) {
 	if t == nil {
 		return
 	}
-	for _, name := range names {
-		if v := t.entries[name]; v != nil {
-			t.doc.addAt(v.keyOffset, v.node.String(), "not supported yet; remove it")
-			v.kind = unstable.Invalid
-		}
+	if v := t.entries[name]; v != nil {
+		t.doc.addAt(v.keyOffset, v.node.String(), fmt.Sprintf(format, args...))
+		v.kind = unstable.Invalid
 	}
 }
 
