@@ -32,6 +32,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,6 +46,7 @@ func main() {
 // options are what a test asks of its gateway.
 type options struct {
 	listen     []string
+	inherit    bool
 	status     int
 	statusFile string
 	delayBind  time.Duration
@@ -71,6 +73,7 @@ func run() error {
 		o.listen = append(o.listen, s)
 		return nil
 	})
+	flag.BoolVar(&o.inherit, "inherit", false, "serve the listening sockets that it was started with (LISTEN_FDS); there have to be some")
 	flag.IntVar(&o.status, "status", http.StatusOK, "HTTP status of /health")
 	flag.StringVar(&o.statusFile, "status-file", "", "file with the HTTP status of /health, or a word; absent: --status")
 	flag.DurationVar(&o.delayBind, "delay-bind", 0, "wait before binding")
@@ -84,7 +87,7 @@ func run() error {
 	flag.Int64Var(&o.flood, "flood", 0, "write this many bytes of lines to stdout after binding")
 	flag.BoolVar(&o.forkChild, "fork-child", false, "leave a child that inherits the listeners and ignores SIGTERM")
 	flag.BoolVar(&o.worker, "worker", false, "hand the listeners to a child that serves, and keep none")
-	inherited := flag.Int("inherited", 0, "internal: serve this many listeners, from descriptor 3 on")
+	handed := flag.Int("handed", 0, "internal: serve this many listeners, from descriptor 3 on")
 	flag.StringVar(&o.say, "say", "", "write this line to stdout at the start")
 	flag.BoolVar(&o.eat, "eat", false, "allocate memory until it is ended, before binding")
 	child := flag.Bool("child", false, "internal: be that child")
@@ -97,14 +100,14 @@ func run() error {
 		time.Sleep(time.Hour)
 		return nil
 	}
-	if *inherited > 0 {
-		return o.serveInherited(*inherited)
+	if *handed > 0 {
+		return o.serveHanded(*handed)
 	}
 	return o.serve()
 }
 
-// serveInherited is what the child of --worker does.
-func (o *options) serveInherited(n int) error {
+// serveHanded is what the child of --worker does.
+func (o *options) serveHanded(n int) error {
 	served := make(chan error, n)
 	for i := range n {
 		l, err := net.FileListener(os.NewFile(uintptr(3+i), "listener"))
@@ -145,6 +148,13 @@ func (o *options) serve() error {
 
 	if o.eat {
 		eat()
+	}
+	if o.inherit {
+		inherited, err := inherited()
+		if err != nil {
+			return err
+		}
+		o.listeners = append(o.listeners, inherited...)
 	}
 	time.Sleep(o.delayBind)
 	for _, address := range o.listen {
@@ -188,8 +198,27 @@ func (o *options) serve() error {
 	}
 }
 
-// inherit gives cmd copies of the listeners; done closes ours.
-func (o *options) inherit(cmd *exec.Cmd) (done func(), err error) {
+// inherited gives the sockets of sd_listen_fds(3). The environment is left as it is, for GET /env to show.
+func inherited() ([]net.Listener, error) {
+	files := activation.Files(false)
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no sockets to inherit: LISTEN_PID=%q LISTEN_FDS=%q, and this is process %d",
+			os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS"), os.Getpid())
+	}
+	var listeners []net.Listener
+	for _, f := range files {
+		l, err := net.FileListener(f)
+		if err != nil {
+			return nil, fmt.Errorf("inherited descriptor %d (%s): %w", f.Fd(), f.Name(), err)
+		}
+		f.Close()
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// lend gives cmd copies of the listeners; done closes ours.
+func (o *options) lend(cmd *exec.Cmd) (done func(), err error) {
 	done = func() {
 		for _, f := range cmd.ExtraFiles {
 			f.Close()
@@ -207,8 +236,8 @@ func (o *options) inherit(cmd *exec.Cmd) (done func(), err error) {
 
 // work leaves the listeners to a worker.
 func (o *options) work() error {
-	cmd := exec.Command("/proc/self/exe", "--inherited", strconv.Itoa(len(o.listeners)), "--status", strconv.Itoa(o.status))
-	done, err := o.inherit(cmd)
+	cmd := exec.Command("/proc/self/exe", "--handed", strconv.Itoa(len(o.listeners)), "--status", strconv.Itoa(o.status))
+	done, err := o.lend(cmd)
 	defer done()
 	if err != nil {
 		return err
@@ -231,7 +260,7 @@ func (o *options) work() error {
 // child starts a child that inherits the listeners, and ignores SIGTERM.
 func (o *options) child() error {
 	cmd := exec.Command("/proc/self/exe", "--child")
-	done, err := o.inherit(cmd)
+	done, err := o.lend(cmd)
 	defer done()
 	if err != nil {
 		return err
