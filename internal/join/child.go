@@ -59,6 +59,14 @@ func run() (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
 	}
+	if req.Held < 0 || req.Held > maxHeld {
+		return 0, -1, fmt.Errorf("cannot hand on %d sockets: at most %d", req.Held, maxHeld)
+	}
+	inherited := []*os.File{os.NewFile(launcherFD, "launcher"), os.NewFile(controlFD, "control")}
+	for i := range req.Held {
+		unix.CloseOnExec(heldFD + i)
+		inherited = append(inherited, os.NewFile(uintptr(heldFD+i), "held socket"))
+	}
 	// The warden ends us when its own deadline passes; this one only keeps an orphan from waiting for ever.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -94,7 +102,7 @@ func run() (pid, pidfd int, err error) {
 		NoNewPrivileges: &nnp,
 		Stdout:          os.NewFile(stdoutFD, "stdout"),
 		Stderr:          os.NewFile(stderrFD, "stderr"),
-		ExtraFiles:      []*os.File{os.NewFile(launcherFD, "launcher"), os.NewFile(controlFD, "control")},
+		ExtraFiles:      inherited,
 	}
 	if err := c.Run(p); err != nil {
 		return 0, -1, fmt.Errorf("cannot start a process in container %s: %w", req.ID, err)

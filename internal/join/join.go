@@ -33,6 +33,7 @@ type Request struct {
 	GID          uint32   `json:"gid"`
 	Groups       []uint32 `json:"groups"`
 	Capabilities []string `json:"capabilities"`
+	Held         int      `json:"held"` // number of sockets that the launcher holds; set by Launcher
 }
 
 // Files are what the launcher inherits.
@@ -41,6 +42,7 @@ type Files struct {
 	Control  *os.File // its end of the gate
 	Stdout   *os.File
 	Stderr   *os.File
+	Held     []*os.File // sockets that it keeps open while it is parked
 }
 
 // Descriptors of the child.
@@ -50,7 +52,11 @@ const (
 	controlFD  = 5
 	stdoutFD   = 6
 	stderrFD   = 7
+	heldFD     = 8 // the first
 )
+
+// maxHeld bounds the sockets that a launcher holds.
+const maxHeld = 64
 
 // maxMessage bounds the request and the answer between warden and child, in bytes.
 const maxMessage = 64 << 10
@@ -73,6 +79,7 @@ func Launcher(ctx context.Context, self string, log io.Writer, req Request, file
 	ours, theirs := fds[0], os.NewFile(uintptr(fds[1]), "joiner")
 	defer unix.Close(ours)
 
+	req.Held = len(files.Held)
 	line, err := json.Marshal(req)
 	if err != nil || len(line) > maxMessage {
 		theirs.Close()
@@ -90,7 +97,7 @@ func Launcher(ctx context.Context, self string, log io.Writer, req Request, file
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stderr = io.MultiWriter(log, &tail{buf: &said})
-	cmd.ExtraFiles = []*os.File{theirs, files.Launcher, files.Control, files.Stdout, files.Stderr}
+	cmd.ExtraFiles = append([]*os.File{theirs, files.Launcher, files.Control, files.Stdout, files.Stderr}, files.Held...)
 	cmd.SysProcAttr = &unix.SysProcAttr{PidFD: &pidfd, Pdeathsig: 0}
 	cmd.Cancel = func() error {
 		err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)

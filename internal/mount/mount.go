@@ -78,7 +78,7 @@ func Place(init *process.Process, rootfs string, sources []Source, opt Options) 
 		return nil, err
 	}
 	defer ns.Close()
-	root, err := openRootfs(init, rootfs)
+	root, err := OpenRootfs(init, rootfs)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the container's root filesystem: %w", err)
 	}
@@ -106,9 +106,9 @@ func Place(init *process.Process, rootfs string, sources []Source, opt Options) 
 	return placed, nil
 }
 
-// openRootfs opens the container's root filesystem as its init, which has not pivoted yet, sees it: below the runtime's own
+// OpenRootfs opens the container's root filesystem as its init, which has not pivoted yet, sees it: below the runtime's own
 // root, which need not be that of its mount namespace.
-func openRootfs(init *process.Process, rootfs string) (*os.File, error) {
+func OpenRootfs(init *process.Process, rootfs string) (*os.File, error) {
 	host, err := init.OpenRoot()
 	if err != nil {
 		return nil, err

@@ -481,6 +481,83 @@ func (p *Process) OpenNamespace(kind string) (*os.File, error) {
 	return p.openat("ns/"+kind, unix.O_RDONLY)
 }
 
+// maxDescriptors bounds what Copy looks through: the kernel's default of fs.nr_open.
+const maxDescriptors = 1 << 20
+
+// Copy gives a copy of the descriptor that the process has open on the object which procfs names link, such as "socket:[7]"
+// (pidfd_getfd(2), Linux 5.6). None gives an error that wraps os.ErrNotExist.
+func (p *Process) Copy(link string) (*os.File, error) {
+	dir, err := p.openat("fd", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(maxDescriptors)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, gone(err)
+	}
+	var target [64]byte
+	for _, name := range names {
+		if n, err := unix.Readlinkat(int(dir.Fd()), name, target[:]); err != nil || string(target[:n]) != link {
+			continue
+		}
+		number, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		f, err := p.Descriptor(number)
+		switch {
+		case errors.Is(err, unix.EBADF):
+			continue // closed since
+		case err != nil:
+			return nil, err
+		}
+		// What is copied is what counts, not what was there when it was looked at.
+		if n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), target[:]); err != nil || string(target[:n]) != link {
+			f.Close()
+			continue
+		}
+		return f, nil
+	}
+	return nil, fmt.Errorf("process %d has no %s open: %w", p.pid, link, os.ErrNotExist)
+}
+
+// Descriptor gives a copy of the process's descriptor number n (pidfd_getfd(2)). It refers to the same open file.
+func (p *Process) Descriptor(n int) (*os.File, error) {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var copied int
+	if cerr := raw.Control(func(fd uintptr) { copied, err = unix.PidfdGetfd(int(fd), n, 0) }); cerr != nil {
+		return nil, cerr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot copy descriptor %d of process %d: %w", n, p.pid, gone(os.NewSyscallError("pidfd_getfd", err)))
+	}
+	return os.NewFile(uintptr(copied), "descriptor "+strconv.Itoa(n)), nil
+}
+
+// pidfsMagic is PID_FS_MAGIC of <linux/magic.h>.
+const pidfsMagic = 0x50494446
+
+// PidfdID gives the inode number of the process's pidfds, which no other process ever has (LISTEN_PIDFDID of
+// sd_listen_fds(3)). Kernels before Linux 6.9 have none: false.
+func (p *Process) PidfdID() (uint64, bool) {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	cerr := raw.Control(func(fd uintptr) {
+		if err = unix.Fstatfs(int(fd), &fs); err == nil {
+			err = unix.Fstat(int(fd), &st)
+		}
+	})
+	return st.Ino, cerr == nil && err == nil && fs.Type == pidfsMagic
+}
+
 // OpenRoot opens the process's root directory, an O_PATH descriptor in its mount namespace.
 func (p *Process) OpenRoot() (*os.File, error) {
 	return p.openat("root", unix.O_PATH|unix.O_DIRECTORY)

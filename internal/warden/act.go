@@ -121,6 +121,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	r.Millis.Preflight = millis(time.Since(began))
 	if err != nil {
 		r.Outcome = receipt.Refused
+		w.dropHeld(w.profile) // what was made for the profile that was refused
 		return err
 	}
 	before := w.workload()
@@ -144,6 +145,9 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	if err := w.absent(p.profile); err != nil {
 		return err
 	}
+	if err := w.readyHeld(p.profile); err != nil {
+		return err
+	}
 	a.stage(code.StageLaunch)
 	began = time.Now()
 	g, err := w.release(ctx, p)
@@ -152,11 +156,13 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		return err
 	}
 	w.gateway, w.profile = g, p.profile
+	w.dropHeld(p.profile)
 	r.New = &g.info
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	w.setState(receipt.Starting)
 	failpoint.Hit(w.dir, "launched")
 	if err := w.prove(ctx, g, r, a); err != nil {
+		err = g.withFindings(err)
 		w.abandon(g)
 		return err
 	}
@@ -238,6 +244,9 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing && e.Code != code.PostureMismatch {
 			return p, err
 		}
+	}
+	if err := w.keepHeld(p.profile); err != nil {
+		return p, err
 	}
 	// An action that can't end in time would only stop the gateway.
 	if deadline, ok := ctx.Deadline(); ok && w.gateway != nil && time.Until(deadline) < w.gateway.took {
@@ -395,6 +404,7 @@ func (w *Warden) reaped() (exit process.Exit, proof string, err error) {
 	} else if exit, proof, err = g.proc.Ending(); err == nil {
 		w.sayExited(g, exit)
 	}
+	g.binds.Close()
 	g.proc.Close()
 	w.gateway = nil
 	w.status.PID, w.status.NSPID, w.status.StartTime = 0, 0, 0

@@ -37,6 +37,7 @@ func (w *Warden) adopt(m *memo) {
 		return
 	}
 	w.gateway, w.profile = g, g.profile
+	w.answerBindsAgain(g)
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	if m.Asked {
 		// The one before us had begun to stop it. Who stops it owns its relaunch, and that is us now.

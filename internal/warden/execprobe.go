@@ -17,6 +17,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/cgroup"
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -100,7 +101,7 @@ func (w *Warden) runCheck(ctx context.Context, g *gateway, out *checkOutput) (pr
 	}
 	defer program.Close()
 	killed := w.group.OOMKills()
-	s, err := w.park(ctx, identityOf(g.profile), out.theirs, out.theirs)
+	s, err := w.park(ctx, identityOf(g.profile), join.Files{Stdout: out.theirs, Stderr: out.theirs})
 	out.started()
 	if err != nil {
 		return probe.Unknown, err
@@ -113,7 +114,7 @@ func (w *Warden) runCheck(ctx context.Context, g *gateway, out *checkOutput) (pr
 	}
 	if err == nil {
 		// From here on it can have children.
-		err = s.gate.Release(ctx, launch.Order{Exe: program.File, Cwd: g.profile.Gateway.Cwd, Arg: program.Args, Env: env})
+		_, err = s.gate.Release(ctx, launch.Order{Exe: program.File, Cwd: g.profile.Gateway.Cwd, Arg: program.Args, Env: env})
 	}
 	var late error
 	if err == nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
+	"github.com/gatewarden/gatewarden/internal/intercept"
 	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -31,7 +32,8 @@ type gateway struct {
 	exit    *process.Exit // once it has been reaped
 	proof   string        // of that exit
 	profile *profile.Profile
-	before  limits // as the container had met them when it was started, or last seen alive
+	binds   *intercept.Interceptor // of its bind calls, if a listener is transparent
+	before  limits                 // as the container had met them when it was started, or last seen alive
 }
 
 // done never fires while there is no gateway.
@@ -104,16 +106,24 @@ func (w *Warden) spawnStandby(who identity) {
 	}
 	w.joining = true
 	w.standbyTry.Stop()
+	// Copies, since run may let go of a socket while this one is on its way.
+	sockets, err := w.copyHeld()
+	if err != nil {
+		w.joined <- joined{nil, err}
+		return
+	}
 	go func() {
+		defer closeAll(sockets)
 		ctx, cancel := context.WithTimeout(w.alive, joinTimeout)
 		defer cancel()
-		s, err := w.park(ctx, who, w.stdout, w.stderrF)
+		s, err := w.park(ctx, who, join.Files{Stdout: w.stdout, Stderr: w.stderrF, Held: sockets})
 		w.joined <- joined{s, err}
 	}()
 }
 
-// park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for.
-func (w *Warden) park(ctx context.Context, who identity, stdout, stderr *os.File) (_ *standby, err error) {
+// park puts a launcher into the container and proves that it is the launcher, with the posture that was asked for. Files are
+// what it gets beside its own.
+func (w *Warden) park(ctx context.Context, who identity, files join.Files) (_ *standby, err error) {
 	if err := w.roomToJoin(); err != nil {
 		return nil, err
 	}
@@ -128,10 +138,11 @@ func (w *Warden) park(ctx context.Context, who identity, stdout, stderr *os.File
 	if err != nil {
 		return nil, err
 	}
+	files.Launcher, files.Control = w.launcher, theirs
 	proc, err := join.Launcher(ctx, w.self, w.stderr, join.Request{
 		Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
 		UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
-	}, join.Files{Launcher: w.launcher, Control: theirs, Stdout: stdout, Stderr: stderr})
+	}, files)
 	theirs.Close()
 	if err != nil {
 		gate.Close()
@@ -241,7 +252,12 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	w.remember(&gateway{proc: s.proc, id: s.id, info: info, since: time.Now(), profile: p.profile})
 	failpoint.Hit(w.dir, "release")
 	before := w.limits()
-	err = s.gate.Release(ctx, launch.Order{Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: p.env})
+	inherited, replacing := w.heldBy(p.profile, profile.ModeInherit), w.heldBy(p.profile, profile.ModeTransparent)
+	order := launch.Order{
+		Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: append(listenEnv(s.proc, info.NSPID, inherited), p.env...),
+		Sockets: files(inherited), Notify: len(replacing) > 0,
+	}
+	notify, err := s.gate.Release(ctx, order)
 	s.gate.Close()
 	w.standby, w.status.Standby.PID = nil, 0
 	if err != nil {
@@ -253,7 +269,7 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 			s.proc.Close()
 		}
 		if f, ok := errors.AsType[*launch.Failure](err); ok {
-			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot exec %s: %w%s", p.program.Path, f, hint(f))
+			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot start %s: %w%s", p.program.Path, f, hint(f))
 		}
 		// The socket has the same deadline as ctx, and can be the first to see it.
 		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
@@ -263,7 +279,14 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	}
 	id := s.id
 	id.Exe = process.File{}
-	return &gateway{proc: s.proc, id: id, info: info, since: time.Now(), profile: p.profile, before: before}, nil
+	if notify != nil {
+		if po, err := s.proc.Posture(); err == nil {
+			info.Seccomp = po.Seccomp // the filter has come since
+		}
+	}
+	g := &gateway{proc: s.proc, id: id, info: info, since: time.Now(), profile: p.profile, before: before}
+	w.answerBinds(g, notify, replacing)
+	return g, nil
 }
 
 // hint says what an error of exec means for the operator, where its text does not.
@@ -275,6 +298,10 @@ func hint(f *launch.Failure) string {
 		return " (neither a program for this machine nor a script with #!)"
 	case f.Step == launch.Exec && f.Errno == unix.EACCES:
 		return " (its mount may be noexec, or its mode keeps the gateway's UID out)"
+	case f.Step == launch.Filter && f.Errno == unix.EBUSY:
+		return " (a process can have one seccomp listener, and the container's seccomp profile has its own: mode = \"inherit\" and \"gateway\" need none)"
+	case f.Step == launch.Filter:
+		return " (mode = \"transparent\" needs seccomp(2), which the container's seccomp profile keeps from it)"
 	case f.Step == launch.ChangeDirectory:
 		return " (gateway.cwd must be a directory that the gateway's UID may enter)"
 	}

@@ -61,7 +61,7 @@ func (p *pending) action() *action {
 
 const (
 	memoName    = "warden.json"
-	memoVersion = 2
+	memoVersion = 3
 	maxMemo     = 1 << 20
 )
 

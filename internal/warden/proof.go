@@ -238,12 +238,13 @@ func (w *Warden) lookOnce(g *gateway, p *profile.Profile, stage code.Stage) (loo
 	if err != nil {
 		return look{}, code.Errorf(code.Internal, stage, "cannot read the gateway's sockets: %w", err)
 	}
-	owned := func(inode uint64) bool { return own[inode] != 0 }
 	l := look{found: make([]receipt.Listener, 0, len(p.Listen))}
 	walked := g == nil
 	for i, d := range p.Listen {
+		ours := w.heldInode(d)
+		owned := func(inode uint64) bool { return own[inode] != 0 || ours != 0 && inode == ours }
 		s, verdict := listener.Judge(d.Address, sockets[i], owned)
-		if verdict == listener.Contested && !walked {
+		if (verdict == listener.Contested || verdict == listener.Owned && own[s.Inode] == 0) && !walked {
 			walked = true
 			if err := w.withDescendants(own); err != nil {
 				return look{}, code.Errorf(code.Internal, stage, "cannot read the sockets of the gateway's descendants: %w", err)
@@ -254,6 +255,9 @@ func (w *Warden) lookOnce(g *gateway, p *profile.Profile, stage code.Stage) (loo
 		switch verdict {
 		case listener.Owned:
 			entry.Inode, entry.OwnerPID = s.Inode, own[s.Inode]
+			if entry.OwnerPID == 0 {
+				l.missing = append(l.missing, fmt.Sprintf("the gateway has not taken the socket that is held for it on %s (%s)", d.Address, d.Name))
+			}
 		case listener.Missing:
 			l.missing = append(l.missing, fmt.Sprintf("nobody listens on %s (%s)", d.Address, d.Name))
 		case listener.Contested:

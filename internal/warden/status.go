@@ -21,6 +21,7 @@ func (w *Warden) setState(s receipt.State) {
 	if s == receipt.Running {
 		w.status.Code, w.status.Message = "", ""
 	}
+	w.outage(s == receipt.FailedSt || s == receipt.Stopped)
 	w.publish()
 	w.remember(w.gateway)
 }

@@ -5,7 +5,7 @@
 // snapshot that run publishes. So there are no locks around the truth, and no two actions at a time.
 //
 // The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
-// to its receipt; gateway.go is the gateway and the standby; proof.go is what is proven of them; policy.go decides what
+// to its receipt; gateway.go is the gateway and the standby; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
 // follows an unasked exit; limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
 // warden leaves to a successor and takes from one; place.go keeps the run directory; status.go is what the outside sees.
 package warden
@@ -31,6 +31,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/launch"
@@ -77,6 +78,7 @@ type Warden struct {
 	stdout   *os.File // the gateway's ends of its FIFOs
 	stderrF  *os.File
 	pumps    []*gatewaylog.Pump
+	held     []*held.Socket // owned by run, once that runs
 
 	clients  *net.UnixListener // until run begins
 	place    *place
@@ -217,6 +219,13 @@ func open(dir, version string) (w *Warden, err error) {
 	if err := w.openLogs(); err != nil {
 		return nil, err
 	}
+	// Before the workload exists. A successor that can't have them yet goes on: it says so when it comes to need them.
+	if err := w.holdSockets(w.profile); err != nil {
+		if w.memo == nil {
+			return nil, err
+		}
+		w.log.Error("cannot hold the listeners", "err", err)
+	}
 	if err := os.MkdirAll(rec.StateDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make a place for receipts: %w", err)
 	}
@@ -337,17 +346,16 @@ func (w *Warden) run() {
 	w.cleanup()
 }
 
-// leave lets go of everything and touches nothing: the gateway goes on, and the successor finds it by the memo. The standby
-// ends with its control socket.
+// leave lets go of everything and touches nothing: the gateway goes on, and the successor finds it by the memo.
 func (w *Warden) leave() {
 	w.remember(w.gateway)
 	close(w.ended)
-	w.standby.end(w.log)
-	w.standby = nil
 	if w.joining {
-		j := <-w.joined
-		j.standby.end(w.log)
+		w.standbyJoined(<-w.joined)
 	}
+	if len(w.held) == 0 {
+		w.standby.end(w.log)
+	} // else it keeps them until the successor has found them, which ends it then
 	w.log.Info("left to a successor")
 	w.close()
 }
@@ -401,6 +409,12 @@ func (w *Warden) close() {
 	}
 	if w.out != nil {
 		w.out.Close()
+	}
+	if w.gateway != nil {
+		w.gateway.binds.Close()
+	}
+	for _, s := range w.held {
+		s.Close()
 	}
 	if w.sockets != nil {
 		w.sockets.Close()

@@ -1,0 +1,258 @@
+package warden
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/held"
+	"github.com/gatewarden/gatewarden/internal/intercept"
+	"github.com/gatewarden/gatewarden/internal/mount"
+	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
+)
+
+// holdSockets sees to it that there is a held socket for each listener of p that wants one. One that a lost warden has left open
+// in the gateway, in a standby or in what descends from them is taken back; the others are made.
+//
+// An error wraps EADDRINUSE if somebody else has the address.
+func (w *Warden) holdSockets(p *profile.Profile) error {
+	for _, l := range p.Listen {
+		if !l.Held() {
+			continue
+		}
+		if s := w.heldOn(l.Address); s != nil {
+			if s.Listen.Options.V6Only != l.Options.V6Only {
+				return fmt.Errorf("cannot change v6only of the socket that is held on %s: recreate the container", l.Address)
+			}
+			s.Listen = l
+			continue
+		}
+		s, err := w.takeBack(p, l)
+		if err != nil {
+			return err
+		}
+		if s == nil {
+			root, err := w.root()
+			if err != nil {
+				return err
+			}
+			s, err = held.Open(w.net, root, held.Owner{UID: p.Gateway.User, GID: p.Gateway.Group}, l)
+			root.Close()
+			if err != nil {
+				return err
+			}
+		}
+		w.held = append(w.held, s)
+	}
+	return nil
+}
+
+// takeBack gives the socket that listens on l's address if a process under the gateway's UID has it open, else nil. The
+// kernel tells which socket that is, so nothing that was written down has to be believed.
+func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, error) {
+	sockets, err := w.sockets.Find(l.Address, int(w.inside(nil).Dir().Fd()))
+	if err != nil || len(sockets) == 0 {
+		return nil, err
+	}
+	all, err := w.members()
+	if err != nil {
+		return nil, err
+	}
+	var found *held.Socket
+	for _, proc := range all {
+		po, err := proc.Posture()
+		for _, s := range sockets {
+			if err == nil && found == nil && s.Exact && s.Inode != 0 && po.UID[0] == p.Gateway.User {
+				found, _ = held.From(proc, s.Inode, l) // one that doesn't have it is no error
+			}
+		}
+		proc.Close()
+	}
+	return found, nil
+}
+
+// root opens the container's root directory. In the createRuntime hook the init has not entered it yet.
+func (w *Warden) root() (*os.File, error) {
+	root, err := w.inside(nil).OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	var inits, ours unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(root.Fd()), &inits), unix.Stat("/", &ours)); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("cannot tell whether the container's init is in its root already: %w", err)
+	}
+	if inits.Dev == ours.Dev && inits.Ino == ours.Ino {
+		root.Close()
+		return mount.OpenRootfs(w.init, w.rec.Rootfs)
+	}
+	return root, nil
+}
+
+func (w *Warden) heldOn(a profile.Address) *held.Socket {
+	for _, s := range w.held {
+		if s.Listen.Address == a {
+			return s
+		}
+	}
+	return nil
+}
+
+// heldInode gives the inode of the socket that is held for l, or 0.
+func (w *Warden) heldInode(l profile.Listen) uint64 {
+	if s := w.heldOn(l.Address); s != nil && l.Held() {
+		return s.Inode
+	}
+	return 0
+}
+
+// heldBy gives the sockets for p's listeners of that mode, in their order.
+func (w *Warden) heldBy(p *profile.Profile, mode string) []*held.Socket {
+	var list []*held.Socket
+	for _, l := range p.Listen {
+		if s := w.heldOn(l.Address); l.Mode == mode && s != nil {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// keepHeld is preflight's part: the sockets that p wants and that can be had now. An address that the old gateway has bound
+// by itself comes free when it is gone.
+func (w *Warden) keepHeld(p *profile.Profile) error {
+	err := w.holdSockets(p)
+	switch {
+	case err == nil || errors.Is(err, unix.EADDRINUSE) && w.gateway != nil:
+		return nil
+	case errors.Is(err, unix.EADDRINUSE):
+		return code.Errorf(code.ListenerContested, code.StagePreflight, "%w", err)
+	}
+	return code.Errorf(code.PreflightFailed, code.StagePreflight, "%w", err)
+}
+
+// readyHeld prepares p's sockets for the next gateway, once the one before is gone.
+func (w *Warden) readyHeld(p *profile.Profile) error {
+	err := w.holdSockets(p)
+	for _, s := range w.held {
+		if err == nil {
+			err = s.Ready()
+		}
+	}
+	if err != nil {
+		return code.Errorf(code.LaunchFailed, code.StageAbsence, "%w", err)
+	}
+	return nil
+}
+
+// dropHeld lets go of the sockets that p doesn't have any more.
+func (w *Warden) dropHeld(p *profile.Profile) {
+	kept := w.held[:0]
+	for _, s := range w.held {
+		wanted := false
+		for _, l := range p.Listen {
+			wanted = wanted || l.Held() && l.Address == s.Listen.Address
+		}
+		if wanted {
+			kept = append(kept, s)
+		} else {
+			s.Close()
+		}
+	}
+	clear(w.held[len(kept):])
+	w.held = kept
+}
+
+// copyHeld gives descriptors of their own of all held sockets.
+func (w *Warden) copyHeld() ([]*os.File, error) {
+	var list []*os.File
+	for _, s := range w.held {
+		fd, err := unix.FcntlInt(s.File().Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			closeAll(list)
+			return nil, fmt.Errorf("cannot copy the socket of %s: %w", s.Listen.Address, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err))
+		}
+		list = append(list, os.NewFile(uintptr(fd), s.File().Name()))
+	}
+	return list, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+func files(sockets []*held.Socket) []*os.File {
+	var list []*os.File
+	for _, s := range sockets {
+		list = append(list, s.File())
+	}
+	return list
+}
+
+// listenEnv tells a gateway of the sockets that it inherits (sd_listen_fds(3)). NSPID is its number as it sees it.
+func listenEnv(proc *process.Process, nspid int, sockets []*held.Socket) []string {
+	if len(sockets) == 0 {
+		return nil
+	}
+	env := []string{
+		"LISTEN_PID=" + strconv.Itoa(nspid),
+		"LISTEN_FDS=" + strconv.Itoa(len(sockets)),
+		"LISTEN_FDNAMES=" + held.Names(sockets),
+	}
+	if id, ok := proc.PidfdID(); ok {
+		env = append(env, "LISTEN_PIDFDID="+strconv.FormatUint(id, 10))
+	}
+	return env
+}
+
+// answerBinds begins to put held sockets in the place of the gateway's own. Notify is nil if it has none of those.
+func (w *Warden) answerBinds(g *gateway, notify *os.File, sockets []*held.Socket) {
+	if notify == nil {
+		return
+	}
+	var err error
+	if g.binds, err = intercept.Start(notify, sockets, w.log); err != nil {
+		w.log.Error("the gateway's binds are not answered", "pid", g.info.PID, "err", err)
+	}
+}
+
+// answerBindsAgain goes on where a lost warden has stopped. The gateway has kept the descriptor for it; a bind that nobody
+// answered meanwhile waits still.
+func (w *Warden) answerBindsAgain(g *gateway) {
+	sockets := w.heldBy(g.profile, profile.ModeTransparent)
+	if len(sockets) == 0 {
+		return
+	}
+	notify, err := g.proc.Copy("anon_inode:seccomp notify")
+	if err != nil {
+		// A gateway that has closed what it doesn't know. What it has bound stays; another bind fails with ENOSYS.
+		w.log.Warn("the gateway's further binds cannot be answered: they fail until it is restarted", "pid", g.info.PID, "err", err)
+		return
+	}
+	w.answerBinds(g, notify, sockets)
+}
+
+// withFindings adds to why a gateway is not ready what it has asked for in vain.
+func (g *gateway) withFindings(err error) error {
+	found := g.binds.Findings()
+	if e, ok := errors.AsType[*code.Error](err); ok && found != "" {
+		return code.Errorf(e.Code, e.Stage, "%w; %s", e, found)
+	}
+	return err
+}
+
+// outage says what clients of held listeners get from now on: they queue, unless nothing is going to answer and the profile
+// says that they are to be told.
+func (w *Warden) outage(on bool) {
+	for _, s := range w.held {
+		if err := s.Refuse(on && s.Listen.Outage == profile.OutageReset); err != nil {
+			w.log.Error("cannot disconnect the clients of a gateway that is not coming back", "listener", s.Listen.Name, "err", err)
+		}
+	}
+}
