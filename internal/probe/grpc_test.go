@@ -72,13 +72,13 @@ func TestTheHealthServiceOfGRPCIsAsked(t *testing.T) {
 		{"web", No, `service "web" is NOT_SERVING`}, {"slow", No, `service "slow" is UNKNOWN`},
 		{"other", No, `does not know service "other" (gRPC status NOT_FOUND): compare ready.service`},
 	} {
-		res := Run(t.Context(), ns, -1, grpcReady(a, c.service))
+		res := Run(t.Context(), ns, -1, grpcReady(a, c.service), nil)
 		if res.Verdict != c.verdict || !strings.Contains(res.Detail, c.detail) || res.Kind != "grpc" || (res.Verdict == Yes) != (res.Detail == "") {
 			t.Errorf("service %q: %+v", c.service, res)
 		}
 	}
 	h.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
-	if res := Run(t.Context(), ns, -1, grpcReady(a, "")); res.Verdict != No || !strings.Contains(res.Detail, "the server is NOT_SERVING") {
+	if res := Run(t.Context(), ns, -1, grpcReady(a, ""), nil); res.Verdict != No || !strings.Contains(res.Detail, "the server is NOT_SERVING") {
 		t.Errorf("%+v", res)
 	}
 }
@@ -96,10 +96,10 @@ func TestTheHealthServiceIsAskedOverAUnixSocketToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	healthServer(t, l)
-	if res := Run(t.Context(), ns, root, grpcReady(profile.Address{Network: "unix", Path: "/gw.sock"}, "")); res.Verdict != Yes {
+	if res := Run(t.Context(), ns, root, grpcReady(profile.Address{Network: "unix", Path: "/gw.sock"}, ""), nil); res.Verdict != Yes {
 		t.Errorf("%+v", res)
 	}
-	if res := Run(t.Context(), ns, root, grpcReady(profile.Address{Network: "unix", Path: "/none"}, "")); res.Verdict != No {
+	if res := Run(t.Context(), ns, root, grpcReady(profile.Address{Network: "unix", Path: "/none"}, ""), nil); res.Verdict != No {
 		t.Errorf("%+v", res)
 	}
 }
@@ -110,7 +110,7 @@ func TestAServerWithoutHealthServiceIsNotReady(t *testing.T) {
 	s := grpc.NewServer()
 	go s.Serve(l)
 	defer s.Stop()
-	if res := Run(t.Context(), ns, -1, grpcReady(a, "")); res.Verdict != No || !strings.Contains(res.Detail, "UNIMPLEMENTED") {
+	if res := Run(t.Context(), ns, -1, grpcReady(a, ""), nil); res.Verdict != No || !strings.Contains(res.Detail, "UNIMPLEMENTED") {
 		t.Errorf("%+v", res)
 	}
 }
@@ -258,7 +258,7 @@ func TestGRPCAnswersAreJudged(t *testing.T) {
 		{"two headers", whole(func(s *script) { s.header(1, false, okHeader...); s.header(1, false, "a", "b") }), No, "second header"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			res := Run(t.Context(), ns, -1, grpcReady(server(t, ns, c.handle), ""))
+			res := Run(t.Context(), ns, -1, grpcReady(server(t, ns, c.handle), ""), nil)
 			if res.Verdict != c.verdict || !strings.Contains(res.Detail, c.detail) || (res.Verdict == Yes) != (res.Detail == "") {
 				t.Errorf("%+v", res)
 			}

@@ -111,7 +111,7 @@ func TestAHostileServerIsBoundedInTimeAndLength(t *testing.T) {
 					conn.Close()
 				}
 			}()
-			res := Run(t.Context(), ns, -1, get200(a))
+			res := Run(t.Context(), ns, -1, get200(a), nil)
 			if res.Verdict != c.verdict || res.Status != c.status || !strings.Contains(res.Detail, c.detail) || (res.Verdict == Yes) != (res.Detail == "") {
 				t.Errorf("%+v", res)
 			}
@@ -146,7 +146,7 @@ func TestAProbeLeavesNothingBehind(t *testing.T) {
 	round := func() {
 		for _, r := range ready {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-			Run(ctx, ns, -1, r)
+			Run(ctx, ns, -1, r, nil)
 			cancel()
 		}
 	}
@@ -187,10 +187,10 @@ func TestAServerThatNeverAcceptsIsNotReadyForHTTP(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if res := Run(ctx, ns, -1, get200(a)); res.Verdict != No || !strings.Contains(res.Detail, "no answer within") {
+	if res := Run(ctx, ns, -1, get200(a), nil); res.Verdict != No || !strings.Contains(res.Detail, "no answer within") {
 		t.Errorf("%+v", res)
 	}
-	if res := Run(t.Context(), ns, -1, profile.Ready{Kind: "tcp", Address: a}); res.Verdict != Yes {
+	if res := Run(t.Context(), ns, -1, profile.Ready{Kind: "tcp", Address: a}, nil); res.Verdict != Yes {
 		t.Errorf("%+v", res)
 	}
 }
@@ -208,12 +208,12 @@ func TestThatNoLocalPortIsLeftSaysNothingOfTheGateway(t *testing.T) {
 	if err := netns.Do(ns, func() (err error) { taken, err = net.Listen("tcp", "127.0.0.1:61000"); return err }); err != nil {
 		t.Fatal(err)
 	}
-	res := Run(t.Context(), ns, -1, get200(a))
+	res := Run(t.Context(), ns, -1, get200(a), nil)
 	if res.Verdict != Unknown || !strings.Contains(res.Detail, "no local port is left in the container's network") {
 		t.Errorf("%+v", res)
 	}
 	taken.Close()
-	if res := Run(t.Context(), ns, -1, get200(a)); res.Verdict != Yes {
+	if res := Run(t.Context(), ns, -1, get200(a), nil); res.Verdict != Yes {
 		t.Errorf("%+v", res)
 	}
 }

@@ -56,12 +56,14 @@ const attemptTimeout = 2 * time.Second
 
 // Run makes one attempt, within ctx and at most 2 seconds. Ns is the container's network namespace (an open
 // /proc/PID/ns/net); root is a descriptor of its root directory (O_PATH will do), used for the paths of unix sockets only.
-func Run(ctx context.Context, ns *os.File, root int, r profile.Ready) Result {
+//
+// With taken, only a connection counts that the gateway has accepted, see Taken.
+func Run(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Taken) Result {
 	start := time.Now()
 	res := Result{Kind: r.Kind}
 	attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	status, err := ask(attempt, ns, root, r)
+	status, err := ask(attempt, ns, root, r, taken)
 	res.Status, res.Took = status, time.Since(start)
 	switch {
 	case err == nil:
@@ -103,7 +105,7 @@ func judge(err error) Verdict {
 }
 
 // ask makes the attempt; no error means yes.
-func ask(ctx context.Context, ns *os.File, root int, r profile.Ready) (status int, err error) {
+func ask(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Taken) (status int, err error) {
 	switch r.Kind {
 	case "none":
 		return 0, nil
@@ -111,7 +113,7 @@ func ask(ctx context.Context, ns *os.File, root int, r profile.Ready) (status in
 	default:
 		return 0, fmt.Errorf("the kind of probe %q is not known", r.Kind)
 	}
-	conn, err := dial(ctx, ns, root, r.Address)
+	conn, err := connect(ctx, ns, root, r.Address, taken)
 	if err != nil {
 		return 0, err
 	}
@@ -154,7 +156,7 @@ func dial(ctx context.Context, ns *os.File, root int, a profile.Address) (net.Co
 	if _, abstract := a.Abstract(); abstract {
 		conn, err = netns.Dial(ctx, ns, a.Network, a.Path)
 	} else {
-		conn, err = dialUnix(root, a.Path)
+		conn, err = dialUnix(ns, root, a.Path)
 	}
 	if e, ok := errors.AsType[*os.SyscallError](err); ok && e.Syscall == "connect" && errors.Is(e, unix.EAGAIN) {
 		return nil, answerError(fmt.Sprintf("the queue of unix socket %q is full: its owner accepts no connections", a.Path))
@@ -167,18 +169,23 @@ func dial(ctx context.Context, ns *os.File, root int, a profile.Address) (net.Co
 // The path is resolved as the container would (its links count from root), but never out of root and never over the links
 // of a /proc that the container has mounted. What it leads to is held by an O_PATH descriptor, and the connect goes
 // through /proc/self/fd to exactly that, so that nothing can be put in its place between, and so that the path may be
-// longer than the 107 bytes of a sockaddr_un. The connection needs no namespace: path sockets are reached by their inode.
+// longer than the 107 bytes of a sockaddr_un. The connection needs no namespace, path sockets are reached by their inode; it is
+// made inside ns for its other end to be found there (listener.Table.Peer).
 //
 // A non-blocking connect to a unix socket never waits: it succeeds or, with a full queue, fails with EAGAIN (unix(7)).
-func dialUnix(root int, path string) (net.Conn, error) {
+func dialUnix(ns *os.File, root int, path string) (net.Conn, error) {
 	node, err := lookup.Open(root, path, lookup.InRoot, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot look up unix socket %q in the container: %w", path, err)
 	}
 	defer node.Close()
-	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	var s int
+	err = netns.Do(ns, func() (err error) {
+		s, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		return os.NewSyscallError("socket", err)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, os.NewSyscallError("socket", err))
+		return nil, fmt.Errorf("cannot connect to unix socket %q: %w", path, err)
 	}
 	f := os.NewFile(uintptr(s), path)
 	defer f.Close() // FileConn duplicates it

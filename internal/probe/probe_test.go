@@ -101,7 +101,7 @@ func TestHTTPAnswersAreJudged(t *testing.T) {
 		}, No, 0, "longer than"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			res := Run(t.Context(), ns, -1, get200(server(t, ns, tc.handle)))
+			res := Run(t.Context(), ns, -1, get200(server(t, ns, tc.handle)), nil)
 			if res.Verdict != tc.verdict || res.Status != tc.status || !strings.Contains(res.Detail, tc.detail) {
 				t.Errorf("%+v", res)
 			}
@@ -127,7 +127,7 @@ func TestTheRequestIsWhatServersExpect(t *testing.T) {
 	defer srv.Close()
 	r := get200(profile.Address{Network: "tcp", AddrPort: netip.MustParseAddrPort(l.Addr().String())})
 	r.Path, r.Host = "/health?deep=1", "gw.test"
-	if res := Run(t.Context(), ns, -1, r); res.Verdict != Yes || res.Status != 200 {
+	if res := Run(t.Context(), ns, -1, r, nil); res.Verdict != Yes || res.Status != 200 {
 		t.Errorf("%+v", res)
 	}
 	for _, bad := range []profile.Ready{
@@ -135,7 +135,7 @@ func TestTheRequestIsWhatServersExpect(t *testing.T) {
 		{Kind: "http", Address: r.Address, Path: "", Host: "h"}, {Kind: "grpc", Address: r.Address},
 		{Kind: "exec", Exec: []string{"/bin/true"}}, {Kind: "smtp", Address: r.Address},
 	} {
-		if res := Run(t.Context(), ns, -1, bad); res.Verdict != Unknown || res.Detail == "" {
+		if res := Run(t.Context(), ns, -1, bad, nil); res.Verdict != Unknown || res.Detail == "" {
 			t.Errorf("%+v gives %+v", bad, res)
 		}
 	}
@@ -159,14 +159,14 @@ func TestOneDeadlineCoversASlowAnswer(t *testing.T) {
 			a := server(t, ns, handle)
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			res := Run(ctx, ns, -1, get200(a))
+			res := Run(ctx, ns, -1, get200(a), nil)
 			if res.Verdict != No || !strings.HasPrefix(res.Detail, "no answer within 2") || res.Took > time.Second {
 				t.Errorf("%+v", res)
 			}
 		})
 	}
 	t.Run("without a deadline of the caller's", func(t *testing.T) {
-		res := Run(t.Context(), ns, -1, get200(server(t, ns, hang)))
+		res := Run(t.Context(), ns, -1, get200(server(t, ns, hang)), nil)
 		if res.Verdict != No || res.Took < attemptTimeout || res.Took > attemptTimeout+time.Second {
 			t.Errorf("%+v", res)
 		}
@@ -174,7 +174,7 @@ func TestOneDeadlineCoversASlowAnswer(t *testing.T) {
 	t.Run("a caller that gives up learns nothing", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(50*time.Millisecond, cancel)
-		res := Run(ctx, ns, -1, get200(server(t, ns, hang)))
+		res := Run(ctx, ns, -1, get200(server(t, ns, hang)), nil)
 		if res.Verdict != Unknown || res.Took > time.Second {
 			t.Errorf("%+v", res)
 		}
@@ -184,15 +184,15 @@ func TestOneDeadlineCoversASlowAnswer(t *testing.T) {
 func TestAConnectionIsEnoughForTCP(t *testing.T) {
 	ns := netnstest.New(t)
 	a := server(t, ns, func(net.Conn) {})
-	if res := Run(t.Context(), ns, -1, profile.Ready{Kind: "tcp", Address: a}); res.Verdict != Yes || res.Kind != "tcp" {
+	if res := Run(t.Context(), ns, -1, profile.Ready{Kind: "tcp", Address: a}, nil); res.Verdict != Yes || res.Kind != "tcp" {
 		t.Errorf("%+v", res)
 	}
 	// The same port in another namespace is not the gateway's.
 	other := netnstest.New(t)
-	if res := Run(t.Context(), other, -1, profile.Ready{Kind: "tcp", Address: a}); res.Verdict != No || !strings.Contains(res.Detail, "refused") {
+	if res := Run(t.Context(), other, -1, profile.Ready{Kind: "tcp", Address: a}, nil); res.Verdict != No || !strings.Contains(res.Detail, "refused") {
 		t.Errorf("%+v", res)
 	}
-	if res := Run(t.Context(), ns, -1, profile.Ready{Kind: "none"}); res.Verdict != Yes {
+	if res := Run(t.Context(), ns, -1, profile.Ready{Kind: "none"}, nil); res.Verdict != Yes {
 		t.Errorf("%+v", res)
 	}
 }
@@ -204,10 +204,10 @@ func TestOwnFailuresAreNotTheGateways(t *testing.T) {
 	}
 	defer null.Close()
 	a := profile.Address{Network: "tcp", AddrPort: netip.MustParseAddrPort("127.0.0.1:1")}
-	if res := Run(t.Context(), null, -1, profile.Ready{Kind: "tcp", Address: a}); res.Verdict != Unknown || res.Detail == "" {
+	if res := Run(t.Context(), null, -1, profile.Ready{Kind: "tcp", Address: a}, nil); res.Verdict != Unknown || res.Detail == "" {
 		t.Errorf("%+v", res)
 	}
-	if res := Run(t.Context(), null, -1, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: "/x"}}); res.Verdict != Unknown {
+	if res := Run(t.Context(), null, -1, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: "/x"}}, nil); res.Verdict != Unknown {
 		t.Errorf("%+v", res)
 	}
 	for _, err := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EADDRNOTAVAIL, errors.New("other")} {
@@ -265,13 +265,13 @@ func TestUnixSocketsAreReachedInsideTheRoot(t *testing.T) {
 		{"/run/gw.sock", Yes}, {"/" + deep + "/gw.sock", Yes}, {"/absolute", Yes}, {"/dots", Yes},
 		{"/escape", No}, {"/loop", No}, {"/file", No}, {"/fifo", No}, {"/missing", No}, {"/run", No}, {"/file/x", No},
 	} {
-		res := Run(t.Context(), ns, root, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: tc.path}})
+		res := Run(t.Context(), ns, root, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: tc.path}}, nil)
 		if res.Verdict != tc.verdict {
 			t.Errorf("%s: %+v", tc.path, res)
 		}
 	}
 	for i := range 4 {
-		res := Run(t.Context(), ns, root, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: "/full.sock"}})
+		res := Run(t.Context(), ns, root, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: "/full.sock"}}, nil)
 		if res.Verdict == No && strings.Contains(res.Detail, "queue") {
 			break
 		}
@@ -303,7 +303,7 @@ func TestAnAbstractSocketIsReachedInItsNetworkNamespaceOnly(t *testing.T) {
 	defer unix.Close(full)
 	serve(t, l, func(net.Conn) {})
 	ask := func(ns *os.File, name string) Result {
-		return Run(t.Context(), ns, -1, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: name}})
+		return Run(t.Context(), ns, -1, profile.Ready{Kind: "unix", Address: profile.Address{Network: "unix", Path: name}}, nil)
 	}
 	if res := ask(ns, "@gw"); res.Verdict != Yes {
 		t.Errorf("%+v", res)
@@ -362,7 +362,7 @@ func BenchmarkHTTP(b *testing.B) {
 	ns := netnstest.New(b)
 	r := get200(server(b, ns, answers("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")))
 	for b.Loop() {
-		if res := Run(b.Context(), ns, -1, r); res.Verdict != Yes {
+		if res := Run(b.Context(), ns, -1, r, nil); res.Verdict != Yes {
 			b.Fatalf("%+v", res)
 		}
 	}

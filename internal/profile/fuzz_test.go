@@ -107,14 +107,14 @@ func invariant(p *Profile) string {
 			if l.Name == other.Name || l.Address.covers(other.Address) {
 				return "listeners"
 			}
-			if other.reaches(l.Address) || l.reaches(other.Address) {
+			if other.Reaches(l.Address) || l.Reaches(other.Address) {
 				return "dual stack"
 			}
 		}
 	}
 	if p.Restart.Overlap && (len(p.Listen) == 0 ||
 		slices.ContainsFunc(p.Listen, func(l Listen) bool { return !l.Held() }) ||
-		!slices.ContainsFunc(p.Listen, func(l Listen) bool { return l.reaches(p.Ready.Address) })) {
+		!slices.ContainsFunc(p.Listen, func(l Listen) bool { return l.Reaches(p.Ready.Address) })) {
 		return "overlap"
 	}
 	switch r := p.Ready; r.Kind {

@@ -118,8 +118,8 @@ func (l Listen) dualStack() bool {
 	return l.Held() && l.Address.Network == "tcp6" && l.Address.AddrPort.Addr().IsUnspecified() && !l.Options.V6Only
 }
 
-// reaches says whether a connection to a comes out at the held listener l.
-func (l Listen) reaches(a Address) bool {
+// Reaches says whether a connection to a comes out at the held listener l.
+func (l Listen) Reaches(a Address) bool {
 	return l.Address.covers(a) || l.dualStack() && a.Network == "tcp" && a.AddrPort.Port() == l.Address.AddrPort.Port()
 }
 
@@ -130,7 +130,7 @@ func checkDualStack(list []Listen, at []listenAt) {
 			continue
 		}
 		for j, four := range list {
-			if four.Address.Network == "tcp" && six.reaches(four.Address) {
+			if four.Address.Network == "tcp" && six.Reaches(four.Address) {
 				at[i].address.Fail("%s takes port %d of IPv4 too, which %s of line %d declares; set options = { v6only = true }",
 					six.Address, six.Address.AddrPort.Port(), four.Address, at[j].address.Line())
 				break
@@ -142,7 +142,7 @@ func checkDualStack(list []Listen, at []listenAt) {
 // checkProbe finds the held listeners whose probe can't succeed.
 func checkProbe(r Ready, list []Listen, at []listenAt) {
 	for i, l := range list {
-		if l.Held() && l.Options.DeferAccept > 0 && r.Kind == "tcp" && l.reaches(r.Address) {
+		if l.Held() && l.Options.DeferAccept > 0 && r.Kind == "tcp" && l.Reaches(r.Address) {
 			at[i].deferAccept.Fail("the probe of %s only connects, and a connection on which no data comes is never handed over; use [ready] http or grpc, or remove it",
 				r.Address)
 		}
@@ -161,7 +161,7 @@ func checkOverlap(v *stricttoml.Value, r Ready, list []Listen) {
 			v.Fail(`needs every listener to be held: two gateways cannot both bind the address of listen[%d]; give it mode = "inherit" or "transparent"`, i)
 			return
 		}
-		reached = reached || l.reaches(r.Address)
+		reached = reached || l.Reaches(r.Address)
 	}
 	const why = "the successor is proven by a connection that it accepts on the shared socket"
 	switch r.Kind {

@@ -40,6 +40,7 @@ type action struct {
 	stopped time.Time        // when the old gateway was signalled; zero: it was not
 	profile *profile.Profile // that preflight found good; before that nil
 	old     *receipt.Old     // the gateway that it has ended
+	overlap bool             // the old gateway serves until the new one is proven
 }
 
 // stage tells the client that a stage begins.
@@ -125,6 +126,9 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		return err
 	}
 	before := w.workload()
+	if w.overlaps(p.profile) {
+		return w.overlap(ctx, a, r, p, before)
+	}
 	if a.kind == receipt.Respawn {
 		r.Old, a.stopped = w.lost, w.lostAt
 	} else {
@@ -161,29 +165,41 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	w.setState(receipt.Starting)
 	failpoint.Hit(w.dir, "launched")
-	if err := w.prove(ctx, g, r, a); err != nil {
-		err = g.withFindings(err)
+	if err := w.proveNew(ctx, g, r, a); err != nil {
 		w.abandon(g)
 		return err
 	}
-	if g.id, err = g.proc.Prove(g.id); err != nil {
-		w.abandon(g)
-		return code.Errorf(code.LaunchFailed, code.StageProbe, "the gateway changed as soon as it was ready: %w", err)
-	}
-	g.proven, g.took = true, time.Since(g.since)
 	w.lost, w.lostAt = nil, time.Time{}
 	if !a.stopped.IsZero() {
 		r.Millis.Unavailable = millis(time.Since(a.stopped))
 	}
 	failpoint.Hit(w.dir, "proven")
-	r.Outcome = receipt.Replaced
+	w.replaced(a, r)
+	w.sayRuns(g)
 	r.Workload = w.untouched(before)
+	return nil
+}
+
+// proveNew is the whole proof of a gateway that has just been released.
+func (w *Warden) proveNew(ctx context.Context, g *gateway, r *receipt.Receipt, a *action) error {
+	if err := w.prove(ctx, g, r, a); err != nil {
+		return g.withFindings(err)
+	}
+	var err error
+	if g.id, err = g.proc.Prove(g.id); err != nil {
+		return code.Errorf(code.LaunchFailed, code.StageProbe, "the gateway changed as soon as it was ready: %w", err)
+	}
+	g.proven, g.took = true, time.Since(g.since)
+	return nil
+}
+
+// replaced notes that the new gateway runs, proven.
+func (w *Warden) replaced(a *action, r *receipt.Receipt) {
+	r.Outcome = receipt.Replaced
 	w.status.Generation++
 	w.count(a)
 	w.status.Listeners = r.Listeners
 	w.setState(receipt.Running)
-	w.watchers.tell(control.Event{Kind: string(receipt.Running), PID: g.info.PID, Time: time.Now()})
-	return nil
 }
 
 // count counts a replacement.
@@ -398,7 +414,15 @@ func (w *Warden) abandon(g *gateway) {
 
 // reaped collects the exit status of the gateway, which has exited, and forgets it. It tells how the death is known.
 func (w *Warden) reaped() (exit process.Exit, proof string, err error) {
-	g := w.gateway
+	exit, proof, err = w.collect(w.gateway)
+	w.gateway = nil
+	w.status.PID, w.status.NSPID, w.status.StartTime = 0, 0, 0
+	w.status.Listeners = []receipt.Listener{}
+	return exit, proof, err
+}
+
+// collect is the end of a process that was the gateway, or was to be.
+func (w *Warden) collect(g *gateway) (exit process.Exit, proof string, err error) {
 	if g.exit != nil {
 		exit, proof = *g.exit, g.proof
 	} else if exit, proof, err = g.proc.Ending(); err == nil {
@@ -406,16 +430,21 @@ func (w *Warden) reaped() (exit process.Exit, proof string, err error) {
 	}
 	g.binds.Close()
 	g.proc.Close()
-	w.gateway = nil
-	w.status.PID, w.status.NSPID, w.status.StartTime = 0, 0, 0
-	w.status.Listeners = []receipt.Listener{}
 	for _, p := range w.pumps {
 		p.Flush(20 * time.Millisecond)
 	}
 	return exit, proof, err
 }
 
+func (w *Warden) sayRuns(g *gateway) {
+	w.watchers.tell(control.Event{Kind: string(receipt.Running), PID: g.info.PID, Time: time.Now()})
+}
+
+// sayExited says nothing of a successor that ends before it replaces the gateway: nobody was told that it runs.
 func (w *Warden) sayExited(g *gateway, exit process.Exit) {
+	if g == w.other && w.acting.overlap {
+		return
+	}
 	w.watchers.tell(control.Event{Kind: "exited", PID: g.info.PID, ExitCode: exit.Status(), Time: time.Now()})
 }
 
@@ -425,7 +454,13 @@ func (w *Warden) explain(a *action, r *receipt.Receipt, e *code.Error) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cannot %s %s: %s", a.kind, w.object(), e.Message)
 	if r.Outcome == receipt.Refused {
-		if w.gateway != nil {
+		if r.New != nil {
+			w.addOutput(&b, r)
+		}
+		switch {
+		case w.gateway != nil && w.gateway.proc.Exited():
+			fmt.Fprintf(&b, "; process %d was not touched, and has exited meanwhile", w.gateway.info.PID)
+		case w.gateway != nil:
 			fmt.Fprintf(&b, "; process %d was not touched and goes on", w.gateway.info.PID)
 		}
 		return b.String()
@@ -434,14 +469,19 @@ func (w *Warden) explain(a *action, r *receipt.Receipt, e *code.Error) string {
 		fmt.Fprintf(&b, "; process %d is still there", w.gateway.info.PID)
 	}
 	if r.New != nil {
-		if out := gatewaylog.Excerpt(filepath.Join(w.rec.LogDir(), gatewaylog.Name), r.Time, 5); out != "" {
-			fmt.Fprintf(&b, "; its last output: %s", out)
-		} else {
-			b.WriteString("; it wrote nothing")
-		}
+		w.addOutput(&b, r)
 	}
 	if w.gateway == nil {
 		b.WriteString("; no gateway runs now")
 	}
 	return b.String()
+}
+
+// addOutput adds what was written since the action began.
+func (w *Warden) addOutput(b *strings.Builder, r *receipt.Receipt) {
+	if out := gatewaylog.Excerpt(filepath.Join(w.rec.LogDir(), gatewaylog.Name), r.Time, 5); out != "" {
+		fmt.Fprintf(b, "; its last output: %s", out)
+	} else {
+		b.WriteString("; it wrote nothing")
+	}
 }

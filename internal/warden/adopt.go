@@ -50,6 +50,14 @@ func (w *Warden) adopt(m *memo) {
 	if m.Proven {
 		w.setState(receipt.Running) // it serves while we look
 	}
+	if begun && m.Pending.Overlap {
+		// Its successor was not proven yet. That one goes, like whatever else the lost warden has left, and another is made.
+		if err := w.endStrays(w.alive); err != nil {
+			w.log.Error("cannot clear up after the lost warden", "err", err)
+		}
+		w.finishAdoption(a)
+		return
+	}
 	if err := w.endStrays(w.alive); err != nil {
 		w.log.Error("cannot clear up after the lost warden", "err", err)
 	}

@@ -248,8 +248,10 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Recorded before it can run: whoever comes after us has to recognise it.
-	w.remember(&gateway{proc: s.proc, id: s.id, info: info, since: time.Now(), profile: p.profile})
+	if w.gateway == nil {
+		// Recorded before it can run: whoever comes after us has to recognise it. One that is to overlap is not the gateway yet.
+		w.remember(&gateway{proc: s.proc, id: s.id, info: info, since: time.Now(), profile: p.profile})
+	}
 	failpoint.Hit(w.dir, "release")
 	before := w.limits()
 	inherited, replacing := w.heldBy(p.profile, profile.ModeInherit), w.heldBy(p.profile, profile.ModeTransparent)
@@ -346,7 +348,26 @@ func (w *Warden) endStrays(ctx context.Context) error {
 	return code.Errorf(code.StopFailed, code.StageStop, "processes that the old gateway left behind keep starting others under its UID")
 }
 
+// strays gives the processes under the gateway's UID that have no business to be there: all that do not descend from the
+// gateway. Without one that is all of them.
 func (w *Warden) strays() ([]*process.Process, error) {
+	all, err := w.kin()
+	if err != nil || w.gateway == nil {
+		return all, err
+	}
+	var out []*process.Process
+	for _, p := range all {
+		if descends(p, w.gateway.proc) {
+			p.Close()
+		} else {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// kin gives the container's processes under the gateway's UID, but for the gateway and the standby.
+func (w *Warden) kin() ([]*process.Process, error) {
 	all, err := w.members()
 	if err != nil {
 		return nil, err
@@ -362,6 +383,32 @@ func (w *Warden) strays() ([]*process.Process, error) {
 		}
 	}
 	return out, nil
+}
+
+// maxAncestors bounds the way up that descends goes.
+const maxAncestors = 32
+
+// descends tells whether p is a descendant of ancestor, which is held and so keeps its number. A process whose parent has
+// ended is the container's init's child, and nobody's descendant any more.
+func descends(p, ancestor *process.Process) bool {
+	stat, err := p.Stat()
+	started := p.Start()
+	for range maxAncestors {
+		if err != nil || stat.PPID <= 1 {
+			return false
+		}
+		if stat.PPID == ancestor.PID() {
+			return true
+		}
+		parent, perr := process.Open(stat.PPID)
+		if perr != nil || parent.Start() > started {
+			return false // its number is another's by now
+		}
+		started = parent.Start()
+		stat, err = parent.Stat()
+		parent.Close()
+	}
+	return false
 }
 
 // members takes hold of the processes in the container's cgroup that live in its PID namespace. There are none once it is

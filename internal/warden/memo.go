@@ -51,7 +51,8 @@ type pending struct {
 	Reason  string              `json:"reason"`
 	Request string              `json:"request"`
 	By      receipt.RequestedBy `json:"by"`
-	Old     *receipt.Old        `json:"old"` // the gateway that it has ended
+	Old     *receipt.Old        `json:"old"`     // the gateway that it has ended
+	Overlap bool                `json:"overlap"` // the gateway is still the old one, which serves
 	Profile profile.Profile     `json:"profile"`
 }
 
@@ -79,7 +80,7 @@ func (w *Warden) remember(g *gateway) error {
 		m.Gateway, m.Identity, m.Asked, m.Proven, m.Profile = &g.info, g.id, g.asked, g.proven, *g.profile
 	}
 	if a := w.acting; a != nil && a.profile != nil {
-		m.Pending = &pending{ID: a.id, Kind: a.kind, Asked: a.asked, Reason: a.reason, Request: a.request, By: a.by, Old: a.old, Profile: *a.profile}
+		m.Pending = &pending{ID: a.id, Kind: a.kind, Asked: a.asked, Reason: a.reason, Request: a.request, By: a.by, Old: a.old, Overlap: a.overlap, Profile: *a.profile}
 	}
 	err := m.write(w.dir)
 	if err != nil {

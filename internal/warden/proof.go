@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,14 +139,19 @@ func (w *Warden) owners(g *gateway) (map[uint64]int, error) {
 	return own, nil
 }
 
-// withDescendants adds the sockets of the gateway's descendants to own. It walks the container's processes, so it is
-// asked for only when the gateway's own sockets do not explain an address.
-func (w *Warden) withDescendants(own map[uint64]int) error {
-	procs, err := w.strays()
+// withDescendants adds the sockets of g's descendants to own. It walks the container's processes, so it is asked for only
+// when the gateway's own sockets do not explain an address. While there are two gateways, their UID does not tell whose a
+// process is; then its ancestors do.
+func (w *Warden) withDescendants(own map[uint64]int, g *gateway) error {
+	procs, err := w.kin()
 	if err != nil {
 		return err
 	}
 	for _, p := range procs {
+		if w.other != nil && !descends(p, g.proc) {
+			p.Close()
+			continue
+		}
 		inodes, err := listener.Inodes(int(p.Dir().Fd()))
 		p.Close()
 		if err != nil && !errors.Is(err, listener.ErrGone) {
@@ -246,7 +252,7 @@ func (w *Warden) lookOnce(g *gateway, p *profile.Profile, stage code.Stage) (loo
 		s, verdict := listener.Judge(d.Address, sockets[i], owned)
 		if (verdict == listener.Contested || verdict == listener.Owned && own[s.Inode] == 0) && !walked {
 			walked = true
-			if err := w.withDescendants(own); err != nil {
+			if err := w.withDescendants(own, g); err != nil {
 				return look{}, code.Errorf(code.Internal, stage, "cannot read the sockets of the gateway's descendants: %w", err)
 			}
 			s, verdict = listener.Judge(d.Address, sockets[i], owned)
@@ -399,7 +405,7 @@ func (w *Warden) ask(ctx context.Context, g *gateway, stage code.Stage) (probe.R
 			res = probe.Result{Verdict: probe.Unknown, Kind: kind, Detail: err.Error()}
 			break
 		}
-		res = probe.Run(ctx, w.net, int(root.Fd()), g.profile.Ready)
+		res = probe.Run(ctx, w.net, int(root.Fd()), g.profile.Ready, w.taken(g))
 		root.Close()
 	}
 	if res.Verdict != probe.Yes {
@@ -410,6 +416,33 @@ func (w *Warden) ask(ctx context.Context, g *gateway, stage code.Stage) (probe.R
 		}
 	}
 	return res, w.asked(g, res, stage)
+}
+
+// taken tells of a probe's connection to a held socket whether g has accepted it. It is nil where an answer says that already:
+// from a socket that g has bound itself, or by a protocol that answers, while nobody but g accepts from the held one.
+func (w *Warden) taken(g *gateway) probe.Taken {
+	ready := g.profile.Ready
+	held := slices.ContainsFunc(g.profile.Listen, func(l profile.Listen) bool { return l.Held() && l.Reaches(ready.Address) })
+	if !held || w.other == nil && ready.Kind != "tcp" && ready.Kind != "unix" {
+		return nil
+	}
+	return func(conn net.Conn) (probe.Taker, error) {
+		inode, err := w.sockets.Peer(conn)
+		if err != nil || inode == 0 {
+			return probe.Nobody, err
+		}
+		own, err := w.owners(g)
+		if err == nil && own[inode] == 0 {
+			err = w.withDescendants(own, g)
+		}
+		switch {
+		case err != nil:
+			return probe.Nobody, err
+		case own[inode] != 0:
+			return probe.Gateway, nil
+		}
+		return probe.Another, nil
+	}
 }
 
 // asked is the error of a probe that did not say yes: what was asked, and what came.

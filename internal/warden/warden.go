@@ -5,7 +5,8 @@
 // snapshot that run publishes. So there are no locks around the truth, and no two actions at a time.
 //
 // The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
-// to its receipt; gateway.go is the gateway and the standby; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
+// to its receipt; overlap.go is one whose two gateways overlap; gateway.go is the
+// gateway and the standby; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
 // follows an unasked exit; limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
 // warden leaves to a successor and takes from one; place.go keeps the run directory; status.go is what the outside sees.
 package warden
@@ -96,7 +97,8 @@ type Warden struct {
 	alive      context.Context  // ends, with errContainerGone, when the container's init has exited
 	profile    *profile.Profile // of the running gateway, or the last that was tried
 	gateway    *gateway
-	acting     *action // in progress
+	other      *gateway // beside it while restarts overlap: its successor until that is proven, then the one that it has replaced
+	acting     *action  // in progress
 	standby    *standby
 	joining    bool
 	status     receipt.Status // published as a copy
@@ -367,7 +369,8 @@ func (w *Warden) reapAdopted() {
 		return // the joiner waits for its own children; they can't be told from those that we adopt
 	}
 	for process.ReapOther(func(pid int) bool {
-		return w.gateway != nil && pid == w.gateway.proc.PID() || w.standby != nil && pid == w.standby.proc.PID()
+		return w.gateway != nil && pid == w.gateway.proc.PID() || w.other != nil && pid == w.other.proc.PID() ||
+			w.standby != nil && pid == w.standby.proc.PID()
 	}) != 0 {
 	}
 }
