@@ -1,6 +1,6 @@
 // Command testgateway is the gateway of gatewarden's tests: an HTTP server that behaves well, or badly on demand.
 //
-//	GET /         {"pid":…,"uid":…,"gid":…,"groups":[…]} as the gateway sees itself
+//	GET /         {"pid":…,"instance":…,"uid":…,"gid":…,"groups":[…]} as the gateway sees itself; no two processes are the same instance
 //	GET /health   --status, or the number in --status-file, or what that file says instead of a number:
 //	              silence, trickle, flood, reset, garbage, redirect   this answer
 //	              once                                               200 the first time, then 503
@@ -15,6 +15,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -54,6 +55,7 @@ type options struct {
 	reusePort  bool
 	ignoreTerm bool
 	slowStop   time.Duration
+	drain      bool
 	exitAfter  time.Duration
 	exitCode   int
 	crash      bool
@@ -81,6 +83,7 @@ func run() error {
 	flag.BoolVar(&o.reusePort, "reuseport", false, "bind with SO_REUSEPORT")
 	flag.BoolVar(&o.ignoreTerm, "ignore-term", false, "ignore SIGTERM")
 	flag.DurationVar(&o.slowStop, "slow-stop", 0, "take this long to end after SIGTERM")
+	flag.BoolVar(&o.drain, "drain", false, "after SIGTERM accept no more, and end when all that was accepted has been answered")
 	flag.DurationVar(&o.exitAfter, "exit-after", 0, "exit with --exit-code after this long")
 	flag.IntVar(&o.exitCode, "exit-code", 0, "status for --exit-after and /exit")
 	flag.BoolVar(&o.crash, "crash", false, "say something on stderr and die of SIGABRT at once")
@@ -178,10 +181,11 @@ func (o *options) serve() error {
 		}
 	}
 	served := make(chan error, len(o.listeners))
+	server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second}
 	for _, l := range o.listeners {
-		server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second}
 		go func() {
-			if err := server.Serve(l); !errors.Is(err, net.ErrClosed) { // it was told to stop listening
+			err := server.Serve(l)
+			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) { // it was told to stop listening
 				served <- err
 			}
 		}()
@@ -194,6 +198,9 @@ func (o *options) serve() error {
 		return err
 	case <-term:
 		time.Sleep(o.slowStop)
+		if o.drain {
+			return server.Shutdown(context.Background())
+		}
 		return nil
 	}
 }
@@ -301,6 +308,7 @@ func (o *options) bind(address string) (net.Listener, error) {
 }
 
 func (o *options) handler() http.Handler {
+	instance := rand.Text()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		groups, err := os.Getgroups()
@@ -308,7 +316,7 @@ func (o *options) handler() http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		answer(w, map[string]any{"pid": os.Getpid(), "uid": os.Getuid(), "gid": os.Getgid(), "groups": append([]int{}, groups...)})
+		answer(w, map[string]any{"pid": os.Getpid(), "instance": instance, "uid": os.Getuid(), "gid": os.Getgid(), "groups": append([]int{}, groups...)})
 	})
 	mux.HandleFunc("GET /health", o.health)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
