@@ -45,29 +45,3 @@ func TestAHeldListenerIsTheSameSocketThroughRestartsAndCrashes(t *testing.T) {
 		})
 	}
 }
-
-func overlapProfile(mode string, args ...string) *harness.Profile {
-	p := heldProfile(mode, args...)
-	p.Restart = "overlap = true"
-	return p
-}
-
-func TestAnOverlappingRestartHasAServingGatewayAtEveryMoment(t *testing.T) {
-	for _, mode := range []string{"inherit", "transparent"} {
-		t.Run(mode, func(t *testing.T) {
-			c := run(t, options{profile: overlapProfile(mode)})
-			for range 3 {
-				before := c.parked()
-				r := c.restart()
-				if r.Old == nil || r.Old.PID != before.PID || r.Old.Forced || r.Old.ExitCode != 0 || r.New.PID == before.PID || r.Millis.Unavailable != 0 ||
-					r.Generation != before.Generation+1 || r.Listeners[0].OwnerPID != r.New.PID || !r.Workload.Unchanged {
-					t.Errorf("receipt %+v", r)
-				}
-				t.Logf("%+v", r.Millis)
-				if who := c.ask(); who.PID != r.New.NSPID {
-					t.Errorf("process %d answers, want %d", who.PID, r.New.NSPID)
-				}
-			}
-		})
-	}
-}

@@ -67,6 +67,8 @@ func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *
 	// From here on it is the gateway, and the other one is what it has left to end.
 	w.gateway, w.other, w.profile = next, old, p.profile
 	a.overlap = false
+	// A warden that comes after us ends it, and can prove its death but not know its status.
+	a.old = &receipt.Old{PID: old.info.PID, StartTime: old.info.StartTime, ExitCode: -1, DeathProof: process.ByPidfd}
 	old.asked = true
 	w.dropHeld(p.profile)
 	w.status.PID, w.status.NSPID, w.status.StartTime = next.info.PID, next.info.NSPID, next.info.StartTime

@@ -29,6 +29,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -181,14 +182,21 @@ func (o *options) serve() error {
 		}
 	}
 	served := make(chan error, len(o.listeners))
-	server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second}
+	var accepting, accepted sync.WaitGroup
+	server := &http.Server{Handler: o.handler(), ReadHeaderTimeout: 5 * time.Second, ConnState: func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			accepted.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			accepted.Done()
+		}
+	}}
 	for _, l := range o.listeners {
-		go func() {
-			err := server.Serve(l)
-			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) { // it was told to stop listening
+		accepting.Go(func() {
+			if err := server.Serve(l); !errors.Is(err, net.ErrClosed) { // it was told to stop listening
 				served <- err
 			}
-		}()
+		})
 	}
 	if o.flood > 0 {
 		go flood(o.flood)
@@ -199,7 +207,11 @@ func (o *options) serve() error {
 	case <-term:
 		time.Sleep(o.slowStop)
 		if o.drain {
-			return server.Shutdown(context.Background())
+			// Not Server.Shutdown: it drops what has been accepted and not been read yet.
+			o.unlisten()
+			accepting.Wait()
+			server.SetKeepAlivesEnabled(false)
+			accepted.Wait()
 		}
 		return nil
 	}
