@@ -116,7 +116,7 @@ func (p *Process) readIdentity() (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	_, exe, err := of.Exe()
+	exe, err := of.stat("exe")
 	if err != nil {
 		return Identity{}, err
 	}
@@ -200,10 +200,4 @@ func (p *Process) Namespaces() (Namespaces, error) {
 	return all, nil
 }
 
-func (p *Process) namespace(kind string) (File, error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(p.dir.Fd()), "ns/"+kind, &st, 0); err != nil {
-		return File{}, fmt.Errorf("cannot stat /proc/%d/ns/%s: %w", p.pid, kind, gone(err))
-	}
-	return File{st.Dev, st.Ino}, nil
-}
+func (p *Process) namespace(kind string) (File, error) { return p.stat("ns/" + kind) }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -106,7 +107,7 @@ func numberOf(pidfd *os.File) (int, error) {
 		return 0, err
 	}
 	var info []byte
-	if cerr := raw.Control(func(fd uintptr) { info, err = os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(fd))) }); cerr != nil {
+	if cerr := raw.Control(func(fd uintptr) { info, err = read(unix.AT_FDCWD, "/proc/self/fdinfo/"+strconv.Itoa(int(fd))) }); cerr != nil {
 		return 0, cerr
 	}
 	if err != nil {
@@ -367,17 +368,36 @@ func (p *Process) AwaitFor(d time.Duration) bool {
 
 // Read gives the content of a file of /proc/PID. It fails with ErrGone when the process has been reaped.
 func (p *Process) Read(name string) ([]byte, error) {
-	fd, err := unix.Openat(int(p.dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open /proc/%d/%s: %w", p.pid, name, gone(err))
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxProcFile))
+	data, err := read(int(p.dir.Fd()), name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read /proc/%d/%s: %w", p.pid, name, gone(err))
 	}
 	return data, nil
+}
+
+// read gives the content of a file of procfs. It is read hundreds of times for each restart, and the kernel makes its text
+// anew for each, so it goes without what os.File does for files that can block.
+func read(dir int, name string) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	data := make([]byte, 0, 4096) // whole, but for a status with hundreds of groups
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, err
+		case n == 0 || len(data)+n >= maxProcFile:
+			return data[:len(data)+n], nil
+		}
+		if data = data[:len(data)+n]; len(data) == cap(data) {
+			data = slices.Grow(data, len(data))
+		}
+	}
 }
 
 // Stat is what gatewarden reads from /proc/PID/stat.
@@ -427,16 +447,24 @@ func parseStat(data []byte) (Stat, error) {
 
 // Exe gives the path, as the process sees it, and the file of its executable.
 func (p *Process) Exe() (path string, file File, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(p.dir.Fd()), "exe", &st, 0); err != nil {
-		return "", File{}, fmt.Errorf("cannot stat /proc/%d/exe: %w", p.pid, gone(err))
+	if file, err = p.stat("exe"); err != nil {
+		return "", File{}, err
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(p.dir.Fd()), "exe", buf)
 	if err != nil {
 		return "", File{}, fmt.Errorf("cannot read /proc/%d/exe: %w", p.pid, gone(err))
 	}
-	return string(buf[:n]), File{st.Dev, st.Ino}, nil
+	return string(buf[:n]), file, nil
+}
+
+// stat gives the file that a link of /proc/PID leads to.
+func (p *Process) stat(name string) (File, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(p.dir.Fd()), name, &st, 0); err != nil {
+		return File{}, fmt.Errorf("cannot stat /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	return File{st.Dev, st.Ino}, nil
 }
 
 // PIDNamespace names the process's PID namespace. It has to be asked while the process lives.
