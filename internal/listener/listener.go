@@ -220,12 +220,13 @@ func (t *Table) dump(request []byte, deadline time.Time, each func([]byte)) erro
 	return t.ask(request, unix.NLM_F_REQUEST|unix.NLM_F_DUMP, deadline, each)
 }
 
-func (t *Table) ask(request []byte, flags uint16, deadline time.Time, each func([]byte)) error {
+// ask sends one request. One without NLM_F_DUMP has one answer, or an error.
+func (t *Table) ask(request []byte, how uint16, deadline time.Time, each func([]byte)) error {
 	t.seq++
 	m := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+inetReqSize)
 	binary.NativeEndian.PutUint32(m[0:], uint32(unix.NLMSG_HDRLEN+len(request)))
 	binary.NativeEndian.PutUint16(m[4:], sockDiagByFamily)
-	binary.NativeEndian.PutUint16(m[6:], flags)
+	binary.NativeEndian.PutUint16(m[6:], how)
 	binary.NativeEndian.PutUint32(m[8:], t.seq)
 	m = append(m, request...)
 	if err := unix.Sendto(t.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
@@ -243,13 +244,12 @@ func (t *Table) ask(request []byte, flags uint16, deadline time.Time, each func(
 		case time.Now().After(deadline):
 			return fmt.Errorf("the namespace holds too many sockets to read them within %v: %w", findTimeout, os.ErrDeadlineExceeded)
 		}
-		single := flags&unix.NLM_F_DUMP == 0
 		answered := false
 		done, err := parseDump(t.buf[:n], t.seq, func(b []byte) {
 			answered = true
 			each(b)
 		})
-		if done || err != nil || single && answered {
+		if done || err != nil || answered && how&unix.NLM_F_DUMP == 0 {
 			return err
 		}
 	}

@@ -341,12 +341,12 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 	g.asked = true // before the signal: the exit that follows is ours, whatever its status
 	// A successor that does not know of the intent would take the end for an unasked one, and could leave it so. Nobody needs
 	// to take that risk for a restart that was asked for; what the warden replaces by itself is not served by waiting.
-	if err := w.remember(w.gateway); err != nil && a.asked {
+	if err := w.setState(receipt.Stopping); err != nil && a.asked {
 		g.asked = false
+		w.setState(receipt.Running)
 		r.Outcome = receipt.Refused
 		return code.Errorf(code.PreflightFailed, code.StageStop, "cannot record in %s that the gateway is to be stopped: %w; the directory has to be there and to have room", w.dir, err)
 	}
-	w.setState(receipt.Stopping)
 	if _, err := g.proc.Prove(g.id); errors.Is(err, process.ErrChanged) {
 		// Its handle is what counts for the signal: it is the process that was started, whatever it has become.
 		w.log.Warn("the gateway is not what was proven; it is replaced", "pid", g.info.PID, "err", err)
@@ -430,9 +430,6 @@ func (w *Warden) collect(g *gateway) (exit process.Exit, proof string, err error
 	}
 	g.binds.Close()
 	g.proc.Close()
-	for _, p := range w.pumps {
-		p.Flush(20 * time.Millisecond)
-	}
 	return exit, proof, err
 }
 
@@ -479,6 +476,9 @@ func (w *Warden) explain(a *action, r *receipt.Receipt, e *code.Error) string {
 
 // addOutput adds what was written since the action began.
 func (w *Warden) addOutput(b *strings.Builder, r *receipt.Receipt) {
+	for _, p := range w.pumps {
+		p.Flush(20 * time.Millisecond)
+	}
 	if out := gatewaylog.Excerpt(filepath.Join(w.rec.LogDir(), gatewaylog.Name), r.Time, 5); out != "" {
 		fmt.Fprintf(b, "; its last output: %s", out)
 	} else {

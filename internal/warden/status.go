@@ -8,8 +8,8 @@ import (
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
-// setState enters a state and publishes it. A state that is well has no code.
-func (w *Warden) setState(s receipt.State) {
+// setState enters a state, publishes it and writes it down; the error is remember's. A state that is well has no code.
+func (w *Warden) setState(s receipt.State) error {
 	if from := w.status.State; from != s {
 		if !allowed(from, s) {
 			// The gateway comes first: what is true is published all the same. Tests fail on this line.
@@ -23,7 +23,7 @@ func (w *Warden) setState(s receipt.State) {
 	}
 	w.outage(s == receipt.FailedSt || s == receipt.Stopped)
 	w.publish()
-	w.remember(w.gateway)
+	return w.remember(w.gateway)
 }
 
 // noSuchTransition is a fault of the warden's, or of its table.
