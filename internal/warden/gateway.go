@@ -46,10 +46,11 @@ func (g *gateway) done() <-chan struct{} {
 
 // standby is a parked launcher: the next gateway.
 type standby struct {
-	proc *process.Process
-	id   process.Identity
-	gate *launch.Gate
-	who  identity
+	proc    *process.Process
+	id      process.Identity
+	posture process.Posture // as last proven
+	gate    *launch.Gate
+	who     identity
 }
 
 func (s *standby) done() <-chan struct{} {
@@ -244,10 +245,7 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := w.describe(s, p)
-	if err != nil {
-		return nil, err
-	}
+	info := w.describe(s, p)
 	if w.gateway == nil {
 		// Recorded before it can run: whoever comes after us has to recognise it. One that is to overlap is not the gateway yet.
 		w.remember(&gateway{proc: s.proc, id: s.id, info: info, since: time.Now(), profile: p.profile})

@@ -28,26 +28,38 @@ func mismatch(format string, args ...any) *code.Error {
 
 // provePosture reads back from the kernel what the parked launcher is: our own file, with exactly the IDs, capabilities
 // and namespaces that were asked for. Nothing else has run in that process since libcontainer set them.
-func (w *Warden) provePosture(s *standby) error {
+func (w *Warden) provePosture(s *standby) (err error) {
+	if s.id == (process.Identity{}) {
+		err = w.proveLauncher(s)
+	} else if _, err = s.proc.Prove(s.id); errors.Is(err, process.ErrChanged) {
+		err = mismatch("the launcher, process %d, is not what was parked: %w", s.proc.PID(), err)
+	}
+	if err == nil {
+		s.posture, err = s.proc.Posture()
+	}
+	if err == nil {
+		return samePosture(s.posture, s.who)
+	}
+	if _, ok := errors.AsType[*code.Error](err); ok {
+		return err
+	}
+	return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
+}
+
+// proveLauncher proves what a process that has just been parked is, and keeps that as its identity.
+func (w *Warden) proveLauncher(s *standby) error {
 	var file unix.Stat_t
 	if err := unix.Fstat(int(w.launcher.Fd()), &file); err != nil {
 		return err
 	}
 	id, err := s.proc.Identify()
 	if err != nil {
-		return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
+		return err
 	}
 	if id.Exe != (process.File{Dev: file.Dev, Ino: file.Ino}) {
 		path, _, _ := s.proc.Exe()
 		return mismatch("process %d in the container runs %s instead of the launcher: what is mounted at /proc in the container is not procfs",
 			s.proc.PID(), path)
-	}
-	po, err := s.proc.Posture()
-	if err != nil {
-		return code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
-	}
-	if err := samePosture(po, s.who); err != nil {
-		return err
 	}
 	namespaces, err := w.init.Namespaces()
 	if err != nil {
@@ -93,12 +105,9 @@ func sameSet[T interface{ ~uint32 | ~string }](a, b []T) bool {
 	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
 }
 
-// describe is what the receipt says of the process that the standby is about to become, read from the kernel now.
-func (w *Warden) describe(s *standby, p *plan) (receipt.New, error) {
-	po, err := s.proc.Posture()
-	if err != nil {
-		return receipt.New{}, code.Errorf(code.LaunchFailed, code.StageLaunch, "the standby ended: %w", err)
-	}
+// describe is what the receipt says of the process that the standby, whose posture has just been proven, is about to become.
+func (w *Warden) describe(s *standby, p *plan) receipt.New {
+	po := s.posture
 	hex := func(n uint64) string { return strconv.FormatUint(n, 16) }
 	groups := make([]int, 0, len(po.Groups))
 	for _, g := range po.Groups {
@@ -113,7 +122,7 @@ func (w *Warden) describe(s *standby, p *plan) (receipt.New, error) {
 			Bounding: hex(po.Bounding), Ambient: hex(po.Ambient),
 		},
 		NoNewPrivs: po.NoNewPrivs, Seccomp: po.Seccomp,
-	}, nil
+	}
 }
 
 // owners maps the socket inodes of the gateway and of what descends from it to their process's number. Descendants are
