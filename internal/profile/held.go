@@ -1,7 +1,6 @@
 package profile
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -16,8 +15,6 @@ const (
 	defaultSocketMode = 0o666 // as systemd's SocketMode
 	maxBuffer         = 1 << 30
 )
-
-var octalForm = regexp.MustCompile(`^0?[0-7]{3}$`)
 
 // listenAt is where the document says what a Listen holds.
 type listenAt struct {
@@ -97,7 +94,7 @@ func readSocketMode(v *stricttoml.Value, a Address) uint32 {
 	}
 	bits, err := strconv.ParseUint(s, 8, 32)
 	switch {
-	case err != nil || !octalForm.MatchString(s):
+	case err != nil || !isMode(s):
 		v.Fail(`%s is not a file mode; write its permission bits as three or four octal digits, such as "0660"`, stricttoml.Quote(s))
 	case bits&0o222 == 0:
 		v.Fail(`%s lets nobody connect, which takes write permission (unix(7)); write such as "0666" or "0660"`,

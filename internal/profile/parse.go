@@ -3,10 +3,8 @@ package profile
 import (
 	"fmt"
 	"math"
-	"net/http"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -43,12 +41,6 @@ const (
 	maxID         = 1<<32 - 2 // 1<<32 - 1 is (uid_t)-1, "no change" to the kernel
 )
 
-var (
-	nameForm      = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
-	sha256Form    = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	namespaceForm = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$`) // containerd, pkg/identifiers
-)
-
 // stopSignals lists what [stop] signal takes: signals that end a program, or by which some known server ends itself.
 var stopSignals = []string{
 	"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGABRT", "SIGKILL",
@@ -79,7 +71,7 @@ func parse(name, file string, data []byte) (*Profile, error) {
 }
 
 func checkName(name string) string {
-	if nameForm.MatchString(name) {
+	if isName(name) {
 		return ""
 	}
 	return fmt.Sprintf("%s is not a profile name: 1 to 63 of a-z, 0-9, _ . and -, beginning with a letter or digit",
@@ -265,9 +257,9 @@ func readCapabilities(v *stricttoml.Value) []string {
 func readSHA256(v *stricttoml.Value) string {
 	s, ok := v.Text(maxText)
 	switch {
-	case !ok || s == "" || sha256Form.MatchString(s):
+	case !ok || s == "" || isSHA256(s):
 		return s
-	case sha256Form.MatchString(strings.TrimPrefix(strings.ToLower(s), "sha256:")):
+	case isSHA256(strings.TrimPrefix(strings.ToLower(s), "sha256:")):
 		v.Fail("write the 64 digits in lower case and without a prefix: %q", strings.TrimPrefix(strings.ToLower(s), "sha256:"))
 	default:
 		v.Fail("is not 64 hexadecimal digits (it has %d characters); sha256sum prints them", len(s))
@@ -291,7 +283,7 @@ func readListen(v *stricttoml.Value, at *places) ([]Listen, []listenAt) {
 			switch first := names[s]; {
 			case first > 0:
 				name.Fail("%s is the name of the listener in line %d too; names tell listeners apart", stricttoml.Quote(s), first)
-			case !nameForm.MatchString(s):
+			case !isName(s):
 				name.Fail("%s is not a listener's name: 1 to 63 of a-z, 0-9, _ . and -, beginning with a letter or digit", stricttoml.Quote(s))
 			}
 			names[s] = name.Line()
@@ -384,7 +376,7 @@ func readReady(t *stricttoml.Table, listen []Listen, at *places) Ready {
 		}
 		r.Accept = readNumbers(accept, "HTTP statuses", 100, 599)
 	} else if r.Kind == "http" {
-		r.Accept = []int{http.StatusOK}
+		r.Accept = []int{200}
 	}
 	if service := t.Get("service"); service != nil {
 		if r.Kind != "grpc" && t.Get("grpc") == nil {
@@ -691,7 +683,7 @@ func readSelect(t *stricttoml.Table) Select {
 		name, ok := item.Text(maxText)
 		switch {
 		case !ok:
-		case len(name) > 76 || !namespaceForm.MatchString(name):
+		case len(name) > 76 || !isNamespace(name):
 			item.Fail("%s is not a containerd namespace: letters and digits, with single - _ . between them, at most 76", stricttoml.Quote(name))
 		case slices.Contains(s.Namespaces, name):
 			item.Fail("%s is there twice", stricttoml.Quote(name))
