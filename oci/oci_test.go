@@ -173,6 +173,62 @@ func TestAnEditKeepsWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+func TestAddingHooksToABundleIsTheSameEdit(t *testing.T) {
+	for _, config := range []string{
+		`{}`, `{"hooks":null}`, `{"hooks":{}}`,
+		`{"ociVersion":"1.3.0","process":{"cwd":"/","user":{"uid":1,"novel":2}},"hooks":{"createRuntime":[{"path":"/first","shiny":"yes"}],"beyond":[]},"linux":{"n":1.0}}`,
+		`{"hooks":{"createRuntime":[{"path":"/opt/gatewarden-hook","args":["mine"]}]}}`,
+	} {
+		whole, part := bundle(t, config), bundle(t, config)
+		if err := EditBundle(whole, addHooks); err != nil {
+			t.Fatal(err)
+		}
+		if err := AddHooksToBundle(part, "/opt/gatewarden-hook", nil); err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(filepath.Join(whole, ConfigName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(part, ConfigName)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s gives\n%s, %v, not\n%s", config, got, err, want)
+		}
+	}
+	for _, config := range []string{
+		`{"process":{"cwd":"/a"},"process":{"user":{"uid":1}}}`, `{"process":{},"Process":{}}`, `{"hooks":{},"Hooks":{}}`, `{"x":1,"x":1}`,
+	} {
+		dir := bundle(t, config)
+		if err := AddHooksToBundle(dir, "/opt/gatewarden-hook", nil); err == nil || !strings.Contains(err.Error(), "ambiguous members") {
+			t.Errorf("%s: got %v", config, err)
+		}
+	}
+}
+
+func TestPartsOfASpecificationReadAsTheWholeDoes(t *testing.T) {
+	dir := bundle(t, `{"ociVersion":"1.3.0","process":{"args":["a"],"user":{"uid":7,"gid":8,"additionalGids":[9]},"noNewPrivileges":true,
+		"capabilities":{"bounding":["CAP_KILL"]},"env":["A=b"],"cwd":"/w"},"root":{"path":"rootfs","readonly":true},
+		"annotations":{"k":"v"},"linux":{"namespaces":[{"type":"pid","path":"/p"},{"type":"mount"}],"resources":{"pids":{"limit":3}}}}`)
+	whole, err := LoadSpec(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := LoadProcess(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(part.Process, whole.Process) || !reflect.DeepEqual(part.Root, whole.Root) ||
+		!reflect.DeepEqual(part.Annotations, whole.Annotations) || !reflect.DeepEqual(part.Linux.Namespaces, whole.Linux.Namespaces) {
+		t.Errorf("the parts read as %+v, the whole as %+v", part, whole)
+	}
+	annotations, err := LoadAnnotations(dir)
+	if err != nil || !reflect.DeepEqual(annotations, whole.Annotations) {
+		t.Errorf("the annotations read as %v, %v", annotations, err)
+	}
+	if spec, err := LoadProcess(bundle(t, `{}`)); err != nil || !reflect.DeepEqual(spec, &specs.Spec{}) {
+		t.Errorf("an empty specification reads as %+v, %v", spec, err)
+	}
+}
+
 func TestAnEditThatChangesNothingOrFailsLeavesTheFileAlone(t *testing.T) {
 	const config = `{ "ociVersion" : "1.0.0" }`
 	refused := errors.New("refused")
@@ -255,7 +311,7 @@ func FuzzEditSpec(f *testing.F) {
 				}
 			}
 		}
-		spec, err := parseSpec("/b", edited)
+		spec, err := parse[specs.Spec]("/b", edited)
 		if err != nil {
 			t.Fatalf("%v in %s", err, edited)
 		}

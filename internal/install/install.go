@@ -41,7 +41,7 @@ func CreateRuntime(stdin io.Reader, cfg config.Config, opt Options) error {
 		return fmt.Errorf("cannot install a gateway for %s: %w", state.ID, err)
 	}
 	container := namespace + "/" + state.ID
-	spec, err := oci.LoadSpec(state.Bundle)
+	spec, err := oci.LoadProcess(state.Bundle)
 	if err != nil {
 		return fmt.Errorf("cannot install a gateway for %s: %w", container, err)
 	}

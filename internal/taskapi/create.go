@@ -7,7 +7,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/install"
@@ -22,15 +21,15 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, toGRPC(err)
 	}
 	r.Options = options
-	spec, err := oci.LoadSpec(r.Bundle)
+	annotations, err := oci.LoadAnnotations(r.Bundle)
 	if err != nil {
 		return nil, toGRPC(err)
 	}
-	profile, err := oci.Gateway(spec.Annotations)
+	profile, err := oci.Gateway(annotations)
 	if err != nil {
 		return nil, toGRPC(classify(errdefs.ErrInvalidArgument, "gatewarden: %v", err))
 	}
-	if profile == "" || spec.Annotations[containerType] == sandbox {
+	if profile == "" || annotations[containerType] == sandbox {
 		return s.TTRPCTaskService.Create(ctx, r)
 	}
 	resp, err := s.createManaged(ctx, r)
@@ -90,10 +89,7 @@ func addHooks(bundle, namespace string, settings settings) error {
 		args = append(args, "--config", settings.path)
 	}
 	args = append(args, "--namespace", namespace)
-	return oci.EditBundle(bundle, func(spec *specs.Spec) error {
-		oci.AddHooks(spec, hook, args)
-		return nil
-	})
+	return oci.AddHooksToBundle(bundle, hook, args)
 }
 
 // startInit starts the container's own process, once its gateway is ready if the profile asks for that.

@@ -306,7 +306,7 @@ func (w *Warden) reread() (*profile.Profile, error) {
 	if err != nil {
 		return nil, code.Errorf(code.InvalidProfile, code.StagePreflight, "%w", err)
 	}
-	spec, err := oci.LoadSpec(w.rec.Bundle)
+	spec, err := oci.LoadProcess(w.rec.Bundle)
 	if err != nil {
 		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the container's specification again: %w", err)
 	}

@@ -182,7 +182,7 @@ func open(dir, version string) (w *Warden, err error) {
 		return nil, err
 	}
 	w.beforeWorkload = w.profile.Start.BeforeWorkload
-	spec, err := oci.LoadSpec(rec.Bundle)
+	spec, err := oci.LoadProcess(rec.Bundle)
 	if err != nil {
 		return nil, err
 	}
