@@ -40,17 +40,41 @@ func Listen(dir string) (*net.UnixListener, error) {
 	if err := unix.Unlinkat(fd, SocketName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("cannot remove the old control socket in %s: %w", dir, err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "/proc/self/fd/" + strconv.Itoa(fd) + "/" + SocketName})
+	l, err := listen("/proc/self/fd/" + strconv.Itoa(fd) + "/" + SocketName)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the control socket in %s: %w", dir, err)
 	}
-	// The name would be unlinked through a descriptor number that is no longer ours. The run directory's owner removes it.
-	l.SetUnlinkOnClose(false)
 	if err := unix.Fchmodat(fd, SocketName, 0o600, 0); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("cannot set the mode of the control socket in %s: %w", dir, err)
 	}
 	return l, nil
+}
+
+// backlog bounds the clients that have connected and are not served yet. The kernel does too (net.core.somaxconn).
+const backlog = 4096
+
+// listen is net.ListenUnix without the 64 KiB in which it would read net.core.somaxconn, and which each warden would keep.
+// It does not remove the name in the end: the descriptor in its path is not ours any more then, and the run directory's
+// owner removes it.
+func listen(path string) (*net.UnixListener, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), SocketName)
+	defer f.Close() // the listener has a duplicate
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		return nil, os.NewSyscallError("bind", err)
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		return nil, os.NewSyscallError("listen", err)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.UnixListener), nil
 }
 
 // Serve answers clients until l is closed, then waits for those that it still serves.

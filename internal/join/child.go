@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -32,6 +33,8 @@ func Main() int {
 		if a.Error.Code == code.Internal {
 			a.Error.Code, a.Error.Retryable = code.LaunchFailed, true
 		}
+		// Escaped, a byte can take six.
+		a.Error.Message = strings.ToValidUTF8(a.Error.Message[:min(len(a.Error.Message), maxAnswer/8)], "")
 	} else {
 		rights = unix.UnixRights(pidfd)
 	}
@@ -50,7 +53,7 @@ func run() (pid, pidfd int, err error) {
 	for fd := resultFD; fd <= stderrFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	buf := make([]byte, maxMessage)
+	buf := make([]byte, maxRequest)
 	n, _, err := unix.Recvfrom(resultFD, buf, 0)
 	if err != nil {
 		return 0, -1, fmt.Errorf("cannot read the request: %w", err)

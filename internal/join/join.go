@@ -7,7 +7,6 @@
 package join
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,8 +57,12 @@ const (
 // maxHeld bounds the sockets that a launcher holds.
 const maxHeld = 64
 
-// maxMessage bounds the request and the answer between warden and child, in bytes.
-const maxMessage = 64 << 10
+// Bounds of the request and of the answer between warden and child, in bytes. The answer is two numbers, or a line of
+// text, and the warden has to keep memory for it.
+const (
+	maxRequest = 64 << 10
+	maxAnswer  = 8 << 10
+)
 
 // answer is the child's one message. On success the launcher's pidfd travels with it.
 type answer struct {
@@ -81,7 +84,7 @@ func Launcher(ctx context.Context, self string, log io.Writer, req Request, file
 
 	req.Held = len(files.Held)
 	line, err := json.Marshal(req)
-	if err != nil || len(line) > maxMessage {
+	if err != nil || len(line) > maxRequest {
 		theirs.Close()
 		return nil, fail("cannot encode the joiner's request of %d bytes: %w", len(line), err)
 	}
@@ -90,13 +93,13 @@ func Launcher(ctx context.Context, self string, log io.Writer, req Request, file
 		return nil, fail("cannot send the joiner's request: %w", err)
 	}
 
-	var said bytes.Buffer
+	said := &tail{log: log}
 	var pidfd int
 	cmd := exec.CommandContext(ctx, self, "join")
 	cmd.Args[0] = "gatewarden-hook"
 	cmd.Env = []string{}
 	cmd.Dir = "/"
-	cmd.Stderr = io.MultiWriter(log, &tail{buf: &said})
+	cmd.Stderr = said
 	cmd.ExtraFiles = append([]*os.File{theirs, files.Launcher, files.Control, files.Stdout, files.Stderr}, files.Held...)
 	cmd.SysProcAttr = &unix.SysProcAttr{PidFD: &pidfd, Pdeathsig: 0}
 	cmd.Cancel = func() error {
@@ -157,7 +160,7 @@ func discard(pidfd int) {
 
 // receive reads the answer that the child left in the socket. The descriptor is -1 if none came with it.
 func receive(fd int) (answer, int, error) {
-	buf := make([]byte, maxMessage)
+	buf := make([]byte, maxAnswer)
 	oob := make([]byte, unix.CmsgSpace(4))
 	n, oobn, flags, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
@@ -181,14 +184,35 @@ func receive(fd int) (answer, int, error) {
 	return a, pidfd, nil
 }
 
-// tail keeps the last bytes of what the child says, for a message.
-type tail struct{ buf *bytes.Buffer }
+// tail passes on what the child says, and keeps the end of it for a message.
+type tail struct {
+	log  io.Writer
+	said []byte
+}
 
 func (t *tail) Write(p []byte) (int, error) {
 	const keep = 1 << 10
-	t.buf.Write(p)
-	if over := t.buf.Len() - keep; over > 0 {
-		t.buf.Next(over)
+	t.said = append(t.said, p...)
+	if over := len(t.said) - keep; over > 0 {
+		t.said = append(t.said[:0], t.said[over:]...)
 	}
-	return len(p), nil
+	return t.log.Write(p)
 }
+
+// ReadFrom is for package exec, which would take 32 KiB for what is nearly always nothing.
+func (t *tail) ReadFrom(r io.Reader) (n int64, err error) {
+	var buf [512]byte
+	for {
+		m, err := r.Read(buf[:])
+		n += int64(m)
+		t.Write(buf[:m])
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return n, err
+		}
+	}
+}
+
+func (t *tail) String() string { return string(t.said) }

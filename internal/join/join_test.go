@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 func fakeJoiner() int {
-	buf := make([]byte, maxMessage)
+	buf := make([]byte, maxRequest)
 	n, _, err := unix.Recvfrom(resultFD, buf, 0)
 	if err != nil {
 		panic(err)
@@ -65,6 +65,9 @@ func fakeJoiner() int {
 		say(answer{PID: 1}, nil)
 	case "dies":
 		fmt.Fprintln(os.Stderr, "panic: no good")
+		return 2
+	case "babbles":
+		fmt.Fprint(os.Stderr, strings.Repeat("and so on ", 10000), "until the end\n")
 		return 2
 	case "hangs":
 		select {}
@@ -112,6 +115,7 @@ func TestAJoinerThatDoesNotDeliverGivesAnErrorWithItsReason(t *testing.T) {
 		"refuses": {code.Paused, "container refuses is paused"},
 		"lies":    {code.LaunchFailed, "exit status 0"},
 		"dies":    {code.LaunchFailed, "panic: no good"},
+		"babbles": {code.LaunchFailed, "and so on until the end"},
 	} {
 		t.Run(id, func(t *testing.T) {
 			p, err := launcher(t, id, 10*time.Second)
