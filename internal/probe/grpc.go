@@ -2,19 +2,19 @@ package probe
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
-	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // The one call that is made: Check of gRPC's health service, as its authors define it (grpc/doc/health-checking.md), over
-// HTTP/2 without TLS (grpc/doc/PROTOCOL-HTTP2.md). It is made with the frames and the header compression of golang.org/x/net
-// and not with google.golang.org/grpc, which would cost each warden four megabytes of memory for it.
+// HTTP/2 without TLS (grpc/doc/PROTOCOL-HTTP2.md). It is made with a few frames (frame.go) and not with google.golang.org/grpc,
+// which would cost each warden four megabytes of memory for it.
 const checkPath = "/grpc.health.v1.Health/Check"
 
 // Bounds of an answer, in bytes but for the number of frames. All of them together fit into the connection's first flow
@@ -61,9 +61,7 @@ func check(conn io.ReadWriter, authority, service string) error {
 // checkRequest is all that is sent before the answer: preface, settings, and the request. A client need not wait for the
 // server's settings (RFC 9113, 3.4), and this one keeps within the defaults.
 func checkRequest(authority, service string) ([]byte, error) {
-	var out, block bytes.Buffer
-	out.WriteString(http2.ClientPreface)
-	framer := http2.NewFramer(&out, nil)
+	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)
 	for _, f := range [][2]string{
 		{":method", "POST"}, {":scheme", "http"}, {":path", checkPath}, {":authority", authority},
@@ -73,18 +71,24 @@ func checkRequest(authority, service string) ([]byte, error) {
 			return nil, err
 		}
 	}
+	setting := func(b []byte, id uint16, value uint32) []byte {
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(b, id), value)
+	}
 	var message []byte
 	if service != "" {
 		message = protowire.AppendTag(nil, 1, protowire.BytesType) // HealthCheckRequest.service
 		message = protowire.AppendString(message, service)
 	}
 	data := append([]byte{0, 0, 0, byte(len(message) >> 8), byte(len(message))}, message...)
-	err := errors.Join(
-		framer.WriteSettings(http2.Setting{ID: http2.SettingEnablePush, Val: 0}, http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: maxHeader}),
-		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true}),
-		framer.WriteData(1, true, data),
-	)
-	return out.Bytes(), err
+	out := []byte(preface)
+	for _, f := range []frame{
+		{kind: frameSettings, payload: setting(setting(nil, settingEnablePush, 0), settingMaxHeaderListSize, maxHeader)},
+		{kind: frameHeaders, flags: flagEndHeaders, stream: firstStream, payload: block.Bytes()},
+		{kind: frameData, flags: flagEndStream, stream: firstStream, payload: data},
+	} {
+		out = f.append(out)
+	}
+	return out, nil
 }
 
 // recorder keeps the first bytes that were read, for a message.
@@ -105,35 +109,31 @@ func (r *recorder) Read(p []byte) (int, error) {
 func readAnswer(conn io.ReadWriter, service string) error {
 	limited := &io.LimitedReader{R: conn, N: maxAnswer}
 	in := &recorder{r: limited}
-	framer := http2.NewFramer(conn, in)
-	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-	framer.MaxHeaderListSize = maxHeader
-	framer.SetMaxReadFrameSize(maxFrame)
+	decoder := newFieldDecoder()
 	var a answer
 	for n := 0; !a.ended; n++ {
 		if n == maxFrames {
 			return answerError(fmt.Sprintf("more than %d frames came before the end of the answer", maxFrames))
 		}
-		frame, err := framer.ReadFrame()
+		f, err := readFrame(in)
 		if err != nil {
 			return a.broken(err, in.head, limited.N <= 0)
 		}
-		if _, ok := frame.(*http2.SettingsFrame); n == 0 && !ok {
+		if n == 0 && f.kind != frameSettings {
 			return answerError("the answer is not HTTP/2: it begins with " + quote(in.head))
 		}
-		reply, err := a.take(frame)
-		if err != nil {
-			return err
+		if err := a.take(f, decoder); err != nil {
+			return a.broken(err, in.head, false)
 		}
-		// What is sent here is small and asked for; a peer that does not read it runs into the deadline.
-		switch {
-		case reply == acknowledgeSettings:
-			err = framer.WriteSettingsAck()
-		case reply == acknowledgePing:
-			err = framer.WritePing(true, frame.(*http2.PingFrame).Data)
-		}
-		if err != nil {
-			return err
+		if (f.kind == frameSettings || f.kind == framePing) && !f.has(flagAck) {
+			reply := frame{kind: f.kind, flags: flagAck}
+			if f.kind == framePing {
+				reply.payload = f.payload
+			}
+			// It is small and asked for; a peer that does not read it runs into the deadline.
+			if _, err := conn.Write(reply.append(nil)); err != nil {
+				return err
+			}
 		}
 	}
 	return a.verdict(service)
@@ -149,61 +149,47 @@ type answer struct {
 	body    []byte
 }
 
-// reply is what a frame asks for.
-type reply int
-
-const (
-	nothing reply = iota
-	acknowledgeSettings
-	acknowledgePing
-)
-
 // take adds one frame to the answer.
-func (a *answer) take(frame http2.Frame) (reply, error) {
-	switch f := frame.(type) {
-	case *http2.SettingsFrame:
-		if !f.IsAck() {
-			return acknowledgeSettings, nil
+func (a *answer) take(f frame, decoder *hpack.Decoder) error {
+	switch f.kind {
+	case frameGoAway:
+		if last := binary.BigEndian.Uint32(f.payload) &^ (1 << 31); last < firstStream {
+			return answerError("the server takes no calls: it said GOAWAY (" + errorCode(f.payload[4:]) + ")")
 		}
-	case *http2.PingFrame:
-		if !f.IsAck() {
-			return acknowledgePing, nil
+	case frameRSTStream:
+		return answerError("the server ended the call: RST_STREAM (" + errorCode(f.payload) + ")")
+	case framePushPromise:
+		return answerError("the server pushes, which it was asked not to")
+	case frameHeaders:
+		// Of whatever stream: the blocks of a connection are decoded in their order.
+		h, err := decode(decoder, f.payload)
+		if err != nil {
+			return err
 		}
-	case *http2.GoAwayFrame:
-		if f.LastStreamID < 1 {
-			return nothing, answerError(fmt.Sprintf("the server takes no calls: it said GOAWAY (%v)", f.ErrCode))
-		}
-	case *http2.RSTStreamFrame:
-		return nothing, answerError(fmt.Sprintf("the server ended the call: RST_STREAM (%v)", f.ErrCode))
-	case *http2.PushPromiseFrame:
-		return nothing, answerError("the server pushes, which it was asked not to")
-	case *http2.MetaHeadersFrame:
-		return nothing, a.header(f)
-	case *http2.DataFrame:
+		return a.header(f, h)
+	case frameData:
 		switch {
-		case f.StreamID != 1 || !a.started:
-			return nothing, answerError("the server sent data that belongs to no answer")
-		case len(a.body)+len(f.Data()) > messagePrefix+maxMessage:
-			return nothing, answerError(fmt.Sprintf("the answer is longer than %d bytes", maxMessage))
+		case f.stream != firstStream || !a.started:
+			return answerError("the server sent data that belongs to no answer")
+		case len(a.body)+len(f.payload) > messagePrefix+maxMessage:
+			return answerError(fmt.Sprintf("the answer is longer than %d bytes", maxMessage))
 		}
-		a.body = append(a.body, f.Data()...)
-		a.ended = f.StreamEnded()
+		a.body = append(a.body, f.payload...)
+		a.ended = f.has(flagEndStream)
 	}
-	return nothing, nil // a window update, or a frame of a kind that is to be ignored (RFC 9113, 5.5)
+	return nil // settings, a ping, or a frame of a kind that is to be ignored (RFC 9113, 5.5)
 }
 
 // header takes the answer's header, or its trailer.
-func (a *answer) header(f *http2.MetaHeadersFrame) error {
-	switch {
-	case f.StreamID != 1:
+func (a *answer) header(f frame, h fields) error {
+	ends := f.has(flagEndStream)
+	if f.stream != firstStream {
 		return answerError("the server sent a header that belongs to no answer")
-	case f.Truncated:
-		return answerError(fmt.Sprintf("the header of the answer is longer than %d bytes", maxHeader))
 	}
 	if !a.started {
-		status := f.PseudoValue("status")
+		status := h.status
 		switch {
-		case len(status) == 3 && status[0] == '1' && !f.StreamEnded():
+		case len(status) == 3 && status[0] == '1' && !ends:
 			if a.interim++; a.interim > maxInterim {
 				return answerError(fmt.Sprintf("more than %d interim responses came before the answer", maxInterim))
 			}
@@ -211,28 +197,19 @@ func (a *answer) header(f *http2.MetaHeadersFrame) error {
 		case status != "200":
 			return answerError("the answer is not gRPC's: HTTP status " + quote([]byte(status)))
 		}
-		kind := value(f, "content-type")
+		kind := h.value("content-type")
 		if kind != "application/grpc" && !strings.HasPrefix(kind, "application/grpc+") && !strings.HasPrefix(kind, "application/grpc;") {
 			return answerError("the answer is not gRPC's: its content type is " + quote([]byte(kind)))
 		}
 		a.started = true
-	} else if !f.StreamEnded() {
+	} else if !ends {
 		return answerError("the server sent a second header")
 	}
-	if f.StreamEnded() {
+	if ends {
 		a.ended = true
-		a.status, a.text = value(f, "grpc-status"), value(f, "grpc-message")
+		a.status, a.text = h.value("grpc-status"), h.value("grpc-message")
 	}
 	return nil
-}
-
-func value(f *http2.MetaHeadersFrame, name string) string {
-	for _, h := range f.RegularFields() {
-		if h.Name == name {
-			return h.Value
-		}
-	}
-	return ""
 }
 
 // verdict judges a complete answer.
@@ -316,15 +293,14 @@ func parseCheck(body []byte) (uint64, error) {
 
 // broken judges the end of the reading before the answer's.
 func (a *answer) broken(err error, head []byte, tooLong bool) error {
-	var connection http2.ConnectionError
-	var stream http2.StreamError
+	rules, broke := errors.AsType[errFrame](err)
 	switch {
 	case tooLong:
 		return answerError(fmt.Sprintf("the answer is longer than %d bytes", maxAnswer))
 	case bytes.HasPrefix(head, []byte("HTTP/1.")):
 		return answerError("the answer is HTTP/1, and gRPC needs HTTP/2")
-	case errors.Is(err, http2.ErrFrameTooLarge), errors.As(err, &connection), errors.As(err, &stream):
-		return answerError("the answer is not HTTP/2 as it should be (" + err.Error() + "): it begins with " + quote(head))
+	case broke:
+		return answerError("the answer is not HTTP/2 as it should be (" + rules.Error() + "): it begins with " + quote(head))
 	case (err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)) && len(head) == 0:
 		return fmt.Errorf("the connection was closed without an answer: %w", io.EOF)
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):

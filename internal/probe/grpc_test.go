@@ -208,6 +208,45 @@ func TestGRPCAnswersAreJudged(t *testing.T) {
 			s.WriteRawFrame(0xfa, 0, 0, []byte("grease"))
 			s.header(1, true, "grpc-status", "0")
 		}), Yes, ""},
+		{"with padding, priority and a header in parts", whole(func(s *script) {
+			var block bytes.Buffer
+			e := hpack.NewEncoder(&block)
+			e.WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+			e.WriteField(hpack.HeaderField{Name: "content-type", Value: "application/grpc"})
+			half := block.Len() / 2
+			s.WriteHeaders(http2.HeadersFrameParam{
+				StreamID: 1, BlockFragment: block.Bytes()[:half], PadLength: 9, Priority: http2.PriorityParam{Weight: 3},
+			})
+			s.WriteContinuation(1, false, nil)
+			s.WriteContinuation(1, true, block.Bytes()[half:])
+			s.WriteDataPadded(1, false, serving, make([]byte, 200))
+			s.header(1, true, "grpc-status", "0")
+		}), Yes, ""},
+		{"a continuation of nothing", whole(func(s *script) { s.WriteContinuation(1, true, nil) }), No, "a continuation of nothing"},
+		{"a header that is interrupted", whole(func(s *script) {
+			s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x88}})
+			s.WritePing(false, [8]byte{})
+		}), No, "a header without its end"},
+		{"a header that another stream continues", whole(func(s *script) {
+			s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x88}})
+			s.WriteContinuation(3, true, nil)
+		}), No, "a header without its end"},
+		{"a ping of a wrong size", whole(func(s *script) { s.WriteRawFrame(http2.FramePing, 0, 0, []byte("abc")) }), No, "wrong size"},
+		{"an error without its number", whole(func(s *script) { s.WriteRawFrame(http2.FrameRSTStream, 0, 1, nil) }), No, "wrong size"},
+		{"settings in part", whole(func(s *script) { s.WriteRawFrame(http2.FrameSettings, 0, 0, []byte("abc")) }), No, "wrong size"},
+		{"nothing but padding", whole(func(s *script) {
+			s.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersPadded|http2.FlagHeadersEndHeaders, 1, []byte{200, 0x88})
+		}), No, "nothing but padding"},
+		{"a header too short for its priority", whole(func(s *script) {
+			s.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersPriority|http2.FlagHeadersEndHeaders, 1, []byte{0x88})
+		}), No, "too short"},
+		{"a header that is not compressed as it should be", whole(func(s *script) {
+			s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff}, EndHeaders: true})
+		}), No, "cannot be decoded"},
+		{"a header in upper case", whole(func(s *script) { s.header(1, false, append(okHeader, "X-Y", "z")...) }), No, "malformed"},
+		{"two statuses", whole(func(s *script) { s.header(1, false, append([]string{":status", "503"}, okHeader...)...) }), No, "malformed"},
+		{"a status after the rest", whole(func(s *script) { s.header(1, false, "content-type", "application/grpc", ":status", "200") }), No, "malformed"},
+		{"an error without a name", whole(func(s *script) { s.WriteRSTStream(1, 0xbeef) }), No, "error 0xbeef"},
 		{"HTTP/1", answers("HTTP/1.1 400 Bad Request\r\n\r\n"), No, "the answer is HTTP/1, and gRPC needs HTTP/2"},
 		{"garbage", answers("SSH-2.0-OpenSSH\r\n"), No, `begins with "SSH-2.0`},
 		{"garbage with escapes", answers("\x00\x00\x00\x1b]0;x\x07\r\n"), No, `not HTTP/2: it begins with "\x00\x00\x00\x1b]0;x\a`},
