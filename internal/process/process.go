@@ -6,16 +6,13 @@
 package process
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -106,17 +103,18 @@ func numberOf(pidfd *os.File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	var buf [statSize]byte
 	var info []byte
-	if cerr := raw.Control(func(fd uintptr) { info, err = read(unix.AT_FDCWD, "/proc/self/fdinfo/"+strconv.Itoa(int(fd))) }); cerr != nil {
+	if cerr := raw.Control(func(fd uintptr) { info, err = readPath("/proc/self/fdinfo/"+strconv.Itoa(int(fd)), buf[:]) }); cerr != nil {
 		return 0, cerr
 	}
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(info)) {
-		if rest, ok := strings.CutPrefix(line, "Pid:"); ok {
-			pid, err := strconv.Atoi(strings.TrimSpace(rest))
-			if err != nil {
+	for line := range bytes.Lines(info) {
+		if rest, ok := bytes.CutPrefix(line, []byte("Pid:")); ok {
+			var pid int
+			if err := one(rest, &pid); err != nil {
 				return 0, fmt.Errorf("cannot read the number of a pidfd: %w", err)
 			}
 			if pid <= 0 {
@@ -367,38 +365,61 @@ func (p *Process) AwaitFor(d time.Duration) bool {
 }
 
 // Read gives the content of a file of /proc/PID. It fails with ErrGone when the process has been reaped.
-func (p *Process) Read(name string) ([]byte, error) {
-	data, err := read(int(p.dir.Fd()), name)
+func (p *Process) Read(name string) ([]byte, error) { return p.read(name, nil) }
+
+// read is Read with a buffer that is used if the content fits: so much is read with each proof that it must not be garbage.
+func (p *Process) read(name string, buf []byte) ([]byte, error) {
+	fd, err := unix.Openat(int(p.dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	defer unix.Close(fd)
+	data, err := readAll(fd, buf)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read /proc/%d/%s: %w", p.pid, name, gone(err))
 	}
 	return data, nil
 }
 
-// read gives the content of a file of procfs. It is read hundreds of times for each restart, and the kernel makes its text
-// anew for each, so it goes without what os.File does for files that can block.
-func read(dir int, name string) ([]byte, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	data := make([]byte, 0, 4096) // whole, but for a status with hundreds of groups
-	for {
-		n, err := unix.Read(fd, data[len(data):cap(data)])
+// readAll reads a file of /proc to its end, or to maxProcFile.
+func readAll(fd int, buf []byte) ([]byte, error) {
+	buf = buf[:0]
+	for len(buf) < maxProcFile {
+		if len(buf) == cap(buf) {
+			buf = append(make([]byte, 0, max(4096, 2*cap(buf))), buf...)
+		}
+		n, err := unix.Read(fd, buf[len(buf):min(cap(buf), maxProcFile)])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return nil, err
-		case n == 0 || len(data)+n >= maxProcFile:
-			return data[:len(data)+n], nil
+		case n == 0:
+			return buf, nil
 		}
-		if data = data[:len(data)+n]; len(data) == cap(data) {
-			data = slices.Grow(data, len(data))
-		}
+		buf = buf[:len(buf)+n]
 	}
+	return buf, nil
 }
+
+func readPath(path string, buf []byte) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	data, err := readAll(fd, buf)
+	if err != nil {
+		return nil, &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return data, nil
+}
+
+// Sizes of buffers into which the two files fit whole, but for a process in very many groups.
+const (
+	statSize   = 1 << 10
+	statusSize = 4 << 10
+)
 
 // Stat is what gatewarden reads from /proc/PID/stat.
 type Stat struct {
@@ -409,7 +430,8 @@ type Stat struct {
 
 // Stat reads /proc/PID/stat.
 func (p *Process) Stat() (Stat, error) {
-	data, err := p.Read("stat")
+	var buf [statSize]byte
+	data, err := p.read("stat", buf[:])
 	if err != nil {
 		return Stat{}, err
 	}
@@ -426,23 +448,29 @@ func parseStat(data []byte) (Stat, error) {
 	if i < 0 {
 		return Stat{}, errors.New("no command name")
 	}
-	f := bytes.Fields(data[i+1:])
-	const state, ppid, start = 0, 1, 19 // fields 3, 4 and 22 of proc_pid_stat(5)
-	if len(f) <= start || len(f[state]) != 1 {
-		return Stat{}, fmt.Errorf("%d fields after the command name", len(f))
+	var s Stat
+	fields := 0
+	for f := range bytes.FieldsSeq(data[i+1:]) {
+		var err error
+		switch fields { // fields 3, 4 and 22 of proc_pid_stat(5)
+		case 0:
+			if len(f) != 1 || f[0] < 'A' || f[0] > 'z' || f[0] > 'Z' && f[0] < 'a' {
+				return Stat{}, fmt.Errorf("%q is not a state", f)
+			}
+			s.State = f[0]
+		case 1:
+			if s.PPID, err = strconv.Atoi(string(f)); err != nil {
+				return Stat{}, fmt.Errorf("parent: %w", err)
+			}
+		case 19:
+			if s.Start, err = strconv.ParseUint(string(f), 10, 64); err != nil {
+				return Stat{}, fmt.Errorf("start time: %w", err)
+			}
+			return s, nil
+		}
+		fields++
 	}
-	s := Stat{State: f[state][0]}
-	if s.State < 'A' || s.State > 'z' || s.State > 'Z' && s.State < 'a' {
-		return Stat{}, fmt.Errorf("%q is not a state", s.State)
-	}
-	var err error
-	if s.PPID, err = strconv.Atoi(string(f[ppid])); err != nil {
-		return Stat{}, fmt.Errorf("parent: %w", err)
-	}
-	if s.Start, err = strconv.ParseUint(string(f[start]), 10, 64); err != nil {
-		return Stat{}, fmt.Errorf("start time: %w", err)
-	}
-	return s, nil
+	return Stat{}, fmt.Errorf("%d fields after the command name", fields)
 }
 
 // Exe gives the path, as the process sees it, and the file of its executable.
@@ -615,7 +643,8 @@ type Posture struct {
 
 // Posture reads the process's rights from /proc/PID/status.
 func (p *Process) Posture() (Posture, error) {
-	data, err := p.Read("status")
+	var buf [statusSize]byte
+	data, err := p.read("status", buf[:])
 	if err != nil {
 		return Posture{}, err
 	}
@@ -626,98 +655,113 @@ func (p *Process) Posture() (Posture, error) {
 	return po, nil
 }
 
+// What a Posture needs of /proc/PID/status.
+const (
+	seenUID = 1 << iota
+	seenGID
+	seenGroups
+	seenInheritable
+	seenPermitted
+	seenEffective
+	seenBounding
+	seenAmbient
+	seenNoNewPrivs
+	seenSeccomp
+	seenNSPID
+	seenAll = 1<<iota - 1
+)
+
 // parseStatus insists on every line that a Posture needs: a kernel that does not tell can't prove.
 func parseStatus(data []byte) (Posture, error) {
 	var po Posture
-	seen := map[string]bool{}
-	sc := bufio.NewScanner(bytes.NewReader(data))
-	sc.Buffer(nil, maxProcFile)
-	for sc.Scan() {
-		key, rest, ok := strings.Cut(sc.Text(), ":")
-		if !ok || seen[key] {
+	seen := 0
+	for line := range bytes.Lines(data) {
+		key, rest, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
 			continue
 		}
-		f := strings.Fields(rest)
+		var bit int
 		var err error
-		switch key {
+		switch string(key) {
 		case "Uid":
-			po.UID, err = four(f)
+			bit, err = seenUID, four(rest, &po.UID)
 		case "Gid":
-			po.GID, err = four(f)
+			bit, err = seenGID, four(rest, &po.GID)
 		case "Groups":
-			for _, s := range f {
+			bit, po.Groups = seenGroups, nil
+			for f := range bytes.FieldsSeq(rest) {
 				var g uint64
-				if g, err = strconv.ParseUint(s, 10, 32); err != nil {
+				if g, err = strconv.ParseUint(string(f), 10, 32); err != nil {
 					break
 				}
 				po.Groups = append(po.Groups, uint32(g))
 			}
 		case "CapInh":
-			po.Inherit, err = hex(f)
+			bit, err = seenInheritable, hex(rest, &po.Inherit)
 		case "CapPrm":
-			po.Permitted, err = hex(f)
+			bit, err = seenPermitted, hex(rest, &po.Permitted)
 		case "CapEff":
-			po.Effective, err = hex(f)
+			bit, err = seenEffective, hex(rest, &po.Effective)
 		case "CapBnd":
-			po.Bounding, err = hex(f)
+			bit, err = seenBounding, hex(rest, &po.Bounding)
 		case "CapAmb":
-			po.Ambient, err = hex(f)
+			bit, err = seenAmbient, hex(rest, &po.Ambient)
 		case "NoNewPrivs":
 			var n int
-			n, err = one(f)
+			bit, err = seenNoNewPrivs, one(rest, &n)
 			po.NoNewPrivs = n == 1
 		case "Seccomp":
-			po.Seccomp, err = one(f)
+			bit, err = seenSeccomp, one(rest, &po.Seccomp)
 		case "NSpid":
-			if len(f) == 0 {
-				err = errors.New("empty")
-			} else {
-				po.NSPID, err = strconv.Atoi(f[len(f)-1])
-			}
+			bit, err = seenNSPID, last(rest, &po.NSPID)
 		default:
 			continue
+		}
+		if err == nil && seen&bit != 0 {
+			err = errors.New("it is there twice")
 		}
 		if err != nil {
 			return Posture{}, fmt.Errorf("%s: %w", key, err)
 		}
-		seen[key] = true
+		seen |= bit
 	}
-	if err := sc.Err(); err != nil {
-		return Posture{}, err
-	}
-	for _, key := range []string{"Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "NSpid"} {
-		if !seen[key] {
-			return Posture{}, fmt.Errorf("no line %q", key)
-		}
+	if seen != seenAll {
+		return Posture{}, fmt.Errorf("lines that tell its rights are missing (%#x of %#x)", seen, seenAll)
 	}
 	return po, nil
 }
 
-func four(f []string) ([4]uint32, error) {
-	var ids [4]uint32
-	if len(f) != 4 {
-		return ids, fmt.Errorf("%d numbers, not 4", len(f))
-	}
-	for i, s := range f {
-		n, err := strconv.ParseUint(s, 10, 32)
-		if err != nil {
-			return ids, err
+func four(text []byte, ids *[4]uint32) error {
+	n := 0
+	for f := range bytes.FieldsSeq(text) {
+		if n == len(ids) {
+			return errors.New("more than 4 numbers")
 		}
-		ids[i] = uint32(n)
+		id, err := strconv.ParseUint(string(f), 10, 32)
+		if err != nil {
+			return err
+		}
+		ids[n] = uint32(id)
+		n++
 	}
-	return ids, nil
+	if n != len(ids) {
+		return fmt.Errorf("%d numbers, not 4", n)
+	}
+	return nil
 }
 
-func hex(f []string) (uint64, error) {
-	if len(f) != 1 {
-		return 0, fmt.Errorf("%d words, not 1", len(f))
-	}
-	return strconv.ParseUint(f[0], 16, 64)
+func hex(text []byte, n *uint64) (err error) {
+	*n, err = strconv.ParseUint(string(bytes.TrimSpace(text)), 16, 64)
+	return err
 }
 
-func one(f []string) (int, error) {
-	if len(f) != 1 {
-		return 0, fmt.Errorf("%d words, not 1", len(f))
-	}
-	return strconv.Atoi(f[0])
+func one(text []byte, n *int) (err error) {
+	*n, err = strconv.Atoi(string(bytes.TrimSpace(text)))
+	return err
+}
+
+// last reads the last number of several.
+func last(text []byte, n *int) error {
+	text = bytes.TrimSpace(text)
+	return one(text[bytes.LastIndexAny(text, " \t")+1:], n)
 }

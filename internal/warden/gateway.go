@@ -366,14 +366,14 @@ func (w *Warden) strays() ([]*process.Process, error) {
 
 // kin gives the container's processes under the gateway's UID, but for the gateway and the standby.
 func (w *Warden) kin() ([]*process.Process, error) {
-	all, err := w.members()
+	all, err := w.membersOf(w.profile.Gateway.User)
 	if err != nil {
 		return nil, err
 	}
 	var out []*process.Process
 	for _, p := range all {
-		switch po, err := p.Posture(); {
-		case err != nil, po.UID[0] != w.profile.Gateway.User, p.Exited(),
+		switch {
+		case p.Exited(),
 			w.gateway != nil && p.PID() == w.gateway.proc.PID(), w.standby != nil && p.PID() == w.standby.proc.PID():
 			p.Close()
 		default:
@@ -407,31 +407,6 @@ func descends(p, ancestor *process.Process) bool {
 		parent.Close()
 	}
 	return false
-}
-
-// members takes hold of the processes in the container's cgroup that live in its PID namespace. There are none once it is
-// gone. The caller closes them.
-func (w *Warden) members() ([]*process.Process, error) {
-	pids, err := w.group.Procs()
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var out []*process.Process
-	for _, pid := range pids {
-		p, err := process.Open(pid)
-		if err != nil {
-			continue // it ended since
-		}
-		if in, err := p.InPIDNamespace(w.pidns); err != nil || !in {
-			p.Close() // the number has become somebody else's, or it ended
-			continue
-		}
-		out = append(out, p)
-	}
-	return out, nil
 }
 
 // ctxError says why ctx ended: the container is gone, or the deadline passed.

@@ -59,15 +59,14 @@ func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, e
 	if err != nil || len(sockets) == 0 {
 		return nil, err
 	}
-	all, err := w.members()
+	all, err := w.membersOf(p.Gateway.User)
 	if err != nil {
 		return nil, err
 	}
 	var found *held.Socket
 	for _, proc := range all {
-		po, err := proc.Posture()
 		for _, s := range sockets {
-			if err == nil && found == nil && s.Exact && s.Inode != 0 && po.UID[0] == p.Gateway.User {
+			if found == nil && s.Exact && s.Inode != 0 {
 				found, _ = held.From(proc, s.Inode, l) // one that doesn't have it is no error
 			}
 		}

@@ -550,33 +550,6 @@ func (w *Warden) diedEarly(g *gateway, stage code.Stage) error {
 	return code.Errorf(code.LaunchFailed, stage, "the gateway ended before it was ready (%s%s)", exit, w.whyEnded(g, exit))
 }
 
-// workload lists the container's processes that are not the gateway's or ours, with their start times.
-func (w *Warden) workload() map[int]uint64 {
-	all, err := w.members()
-	if err != nil {
-		w.log.Warn("cannot list the workload", "err", err)
-	}
-	out := map[int]uint64{}
-	for _, p := range all {
-		if po, err := p.Posture(); err == nil && po.UID[0] != w.profile.Gateway.User && !p.Exited() {
-			out[p.PID()] = p.Start()
-		}
-		p.Close()
-	}
-	return out
-}
-
-// untouched compares the workload with how it was: every process that was there still is. Processes that it started or
-// ended of itself meanwhile can't be told from others, so an end counts as a change and a new process does not.
-func (w *Warden) untouched(before map[int]uint64) receipt.Workload {
-	after := w.workload()
-	unchanged := true
-	for pid, start := range before {
-		unchanged = unchanged && after[pid] == start
-	}
-	return receipt.Workload{Processes: len(after), Unchanged: unchanged}
-}
-
 func millis(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }

@@ -6,7 +6,7 @@
 //
 // The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
 // to its receipt; overlap.go is one whose two gateways overlap; gateway.go is the
-// gateway and the standby; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
+// gateway and the standby; members.go finds the container's processes; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
 // follows an unasked exit; limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
 // warden leaves to a successor and takes from one; place.go keeps the run directory; status.go is what the outside sees.
 package warden
