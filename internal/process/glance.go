@@ -12,32 +12,40 @@ import (
 type Glance struct {
 	UID          uint32 // effective
 	Start        uint64 // clock ticks since boot
-	State        byte
-	PIDNamespace File // of its first thread; zero if that has ended
+	PIDNamespace File   // of its first thread; zero if that has ended
 }
 
 // LookAt looks at the process that has the number pid. The number can change hands between two of the looks that this
 // takes: then the start time is of one process and the rest may be of another. Start is looked at first.
 func LookAt(pid int) (Glance, error) {
-	dir := "/proc/" + strconv.Itoa(pid)
-	var buf [statSize]byte
-	data, err := readPath(dir+"/stat", buf[:])
+	stat, err := StatOf(pid)
 	if err != nil {
-		return Glance{}, gone(err)
+		return Glance{}, err
 	}
-	stat, err := parseStat(data)
-	if err != nil {
-		return Glance{}, fmt.Errorf("cannot read %s/stat: %w", dir, err)
-	}
-	g := Glance{Start: stat.Start, State: stat.State}
+	g := Glance{Start: stat.Start}
 	if g.UID, err = OwnerOf(pid); err != nil {
 		return Glance{}, err
 	}
 	var st unix.Stat_t
-	if unix.Stat(dir+"/ns/pid", &st) == nil {
+	if unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/pid", &st) == nil {
 		g.PIDNamespace = File{st.Dev, st.Ino}
 	}
 	return g, nil
+}
+
+// StatOf reads the /proc/PID/stat of the process that has the number pid. The error is ErrGone if there is no such process.
+func StatOf(pid int) (Stat, error) {
+	path := "/proc/" + strconv.Itoa(pid) + "/stat"
+	var buf [statSize]byte
+	data, err := readPath(path, buf[:])
+	if err != nil {
+		return Stat{}, gone(err)
+	}
+	stat, err := parseStat(data)
+	if err != nil {
+		return Stat{}, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return stat, nil
 }
 
 // OwnerOf gives the effective UID of the process that has the number pid: the owner of its directory in procfs, who is not

@@ -25,7 +25,7 @@ func TestAGlanceTellsWhatTheHandleTells(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g.Start != p.Start() || g.UID != po.UID[1] || g.PIDNamespace != ns || g.State == 0 || g.State == 'Z' {
+	if g.Start != p.Start() || g.UID != po.UID[1] || g.PIDNamespace != ns {
 		t.Errorf("%+v; the handle tells start %d, UID %d, namespace %v", g, p.Start(), po.UID[1], ns)
 	}
 }

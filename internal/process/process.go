@@ -381,23 +381,26 @@ func (p *Process) read(name string, buf []byte) ([]byte, error) {
 	return data, nil
 }
 
-// readAll reads a file of /proc to its end, or to maxProcFile.
+// readAll reads a file of /proc to its end, or to maxProcFile. The files of a process that gatewarden reads are made whole by
+// the kernel at the first read (single_open in its fs/proc), so less than was asked for is all there is.
 func readAll(fd int, buf []byte) ([]byte, error) {
 	buf = buf[:0]
 	for len(buf) < maxProcFile {
 		if len(buf) == cap(buf) {
 			buf = append(make([]byte, 0, max(4096, 2*cap(buf))), buf...)
 		}
-		n, err := unix.Read(fd, buf[len(buf):min(cap(buf), maxProcFile)])
+		room := buf[len(buf):min(cap(buf), maxProcFile)]
+		n, err := unix.Read(fd, room)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
 			return nil, err
-		case n == 0:
-			return buf, nil
 		}
 		buf = buf[:len(buf)+n]
+		if n < len(room) {
+			return buf, nil
+		}
 	}
 	return buf, nil
 }

@@ -84,38 +84,59 @@ func (w *Warden) workload() map[int]uint64 {
 	}
 	out := make(map[int]uint64, len(pids))
 	for _, pid := range pids {
-		g, err := process.LookAt(pid)
-		if err != nil || g.UID == w.profile.Gateway.User {
-			continue
+		if start, ok := w.works(pid); ok {
+			out[pid] = start
 		}
-		if g.PIDNamespace != w.pidns {
-			// A nested namespace's, one whose first thread has ended, a zombie, or a runtime's on its way in or out.
-			p := w.member(pid)
-			if p == nil {
-				continue
-			}
-			ended := p.Exited()
-			g.Start = p.Start()
-			p.Close()
-			if ended {
-				continue
-			}
-		}
-		out[pid] = g.Start
 	}
 	return out
+}
+
+// works tells whether the process with the number pid, which is from the cgroup's list, is one of the workload's, and when it
+// started.
+func (w *Warden) works(pid int) (start uint64, ok bool) {
+	g, err := process.LookAt(pid)
+	if err != nil || g.UID == w.profile.Gateway.User {
+		return 0, false
+	}
+	if g.PIDNamespace == w.pidns {
+		return g.Start, true
+	}
+	// A nested namespace's, one whose first thread has ended, a zombie, or a runtime's on its way in or out.
+	p := w.member(pid)
+	if p == nil {
+		return 0, false
+	}
+	defer p.Close()
+	return p.Start(), !p.Exited()
 }
 
 // untouched compares the workload with how it was: every process that was there still is. Processes that it started or
 // ended of itself meanwhile can't be told from others, so an end counts as a change and a new process does not.
 //
 // A number that changed hands while it was looked at was given up by its process: then it is missing before or after, or
-// its start time is another one.
+// its start time is another one. What was one of the workload's before need not be asked again whose it is, only whether it
+// is a zombie by now, which is still in the list.
 func (w *Warden) untouched(before map[int]uint64) receipt.Workload {
-	after := w.workload()
-	unchanged := true
-	for pid, start := range before {
-		unchanged = unchanged && after[pid] == start
+	pids, err := w.numbers()
+	if err != nil {
+		w.log.Warn("cannot list the workload", "err", err)
 	}
-	return receipt.Workload{Processes: len(after), Unchanged: unchanged}
+	left, processes := len(before), 0
+	for _, pid := range pids {
+		then, was := before[pid]
+		if was {
+			if stat, err := process.StatOf(pid); err == nil && stat.Start == then && stat.State != 'Z' {
+				left--
+				processes++
+				continue
+			}
+		}
+		if start, ok := w.works(pid); ok {
+			processes++
+			if was && start == then {
+				left-- // its first thread has ended, and it has not
+			}
+		}
+	}
+	return receipt.Workload{Processes: processes, Unchanged: left == 0}
 }
