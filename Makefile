@@ -23,6 +23,9 @@ STATICCHECK_VERSION = v0.8.2
 # Debian packages: a C compiler and libseccomp for the hook and runc, a busybox for the test image.
 DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificates
 
+# What integration tests run as gateways, unmodified.
+PROGRAM_DEBS = nginx haproxy nodejs python3
+
 HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m
 INTEGRATION_TIMEOUT ?= 40m
@@ -77,7 +80,7 @@ comma = ,
 
 # ---- what the build and the tests need
 
-.PHONY: root deps toolchain testbin
+.PHONY: root deps programs toolchain testbin
 root:
 	@command -v $(GO) >/dev/null || { echo "gatewarden: Go is needed (see go.mod for the version): https://go.dev/dl/" >&2; exit 1; }
 	@test "$$(id -u)" = 0 || { echo "gatewarden: this starts containers, so it needs root: run it as root, or with sudo -E" >&2; exit 1; }
@@ -93,6 +96,25 @@ deps: ## install the Debian packages that are missing (root)
 	echo "==> installing Debian packages:$$missing"; \
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq </dev/null && apt-get install -y -qq --no-install-recommends $$missing </dev/null
+
+# Not installed but unpacked: nobody wants a web server to be started by the tests of another program.
+programs: ## nginx, haproxy, node and python for the tests: those of the host, else unpacked into .cache/programs (root)
+	@command -v apt-get >/dev/null || { \
+		echo "==> not a Debian system: these, or their equivalents, have to be there: $(PROGRAM_DEBS)"; exit 0; }; \
+	missing=; for p in $(PROGRAM_DEBS); do \
+		test "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed || missing="$$missing $$p"; done; \
+	if test "$$(cat $(CACHE)/programs/packages 2>/dev/null)" = "$$missing"; then \
+		echo "==> programs of tests: all there"; exit 0; fi; \
+	rm -rf $(CACHE)/programs $(CACHE)/debs; \
+	test -n "$$missing" || exit 0; \
+	echo "==> unpacking Debian packages into .cache/programs:$$missing"; set -e; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	mkdir -p $(CACHE)/debs/partial $(CACHE)/programs; \
+	apt-get update -qq </dev/null; \
+	apt-get install -y -qq --no-install-recommends --download-only -o Dir::Cache::archives=$(CACHE)/debs $$missing </dev/null; \
+	cd $(CACHE)/programs; mkdir -p usr/bin usr/sbin usr/lib usr/lib64; ln -s usr/bin usr/sbin usr/lib usr/lib64 .; \
+	for d in $(CACHE)/debs/*.deb; do dpkg-deb --fsys-tarfile $$d | tar -x --keep-directory-symlink; done; \
+	rm -rf $(CACHE)/debs; echo "$$missing" >packages
 
 # $(call tool,NAME,PACKAGE,MODULE,VERSION,CGO_ENABLED,TAGS): go install, unless the one in the cache is of that version.
 define tool
@@ -131,7 +153,7 @@ unit: launcher ## unit tests, with the race detector (root: they use namespaces 
 	$(GO) test -race -tags '$(HOOK_TAGS)' -timeout $(UNIT_TIMEOUT) ./...
 
 integration: root ## tests against a private containerd with real runc (root); INTEGRATION_RUN=REGEXP chooses
-	@$(MAKE) --no-print-directory toolchain build testbin
+	@$(MAKE) --no-print-directory toolchain programs build testbin
 	$(call say,integration tests: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run '$(INTEGRATION_RUN)' ./integration/
 

@@ -25,6 +25,7 @@ type File struct {
 	Mode    os.FileMode
 	UID     int
 	GID     int
+	ModTime time.Time // zero: 1970, so that an image is the same each time
 	Content []byte
 }
 
@@ -167,6 +168,7 @@ func (i Image) archive(base []File) ([]byte, error) {
 	blob := func(mediaType string, data []byte) (descriptor, error) {
 		sum := sha256.Sum256(data)
 		digest := hex.EncodeToString(sum[:])
+		out.Grow(len(data) + 2<<10)
 		err := add(w, File{Path: "/blobs/sha256/" + digest, Mode: 0o644, Content: data})
 		return descriptor{MediaType: mediaTypes + mediaType, Digest: "sha256:" + digest, Size: len(data)}, err
 	}
@@ -229,6 +231,11 @@ func (i Image) archive(base []File) ([]byte, error) {
 
 func layer(files []File) ([]byte, error) {
 	var out bytes.Buffer
+	size := 0
+	for _, f := range files {
+		size += len(f.Content) + 2<<10 // headers and padding
+	}
+	out.Grow(size)
 	w := tar.NewWriter(&out)
 	for _, f := range files {
 		if err := add(w, f); err != nil {
@@ -241,15 +248,18 @@ func layer(files []File) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// add writes one entry. Times are fixed, so that an image is the same each time.
+// add writes one entry.
 func add(w *tar.Writer, f File) error {
 	header := &tar.Header{
 		Name:    strings.TrimPrefix(path.Clean(f.Path), "/"),
 		Mode:    int64(f.Mode.Perm()),
 		Uid:     f.UID,
 		Gid:     f.GID,
-		ModTime: time.Unix(0, 0),
+		ModTime: f.ModTime,
 		Format:  tar.FormatPAX,
+	}
+	if f.ModTime.IsZero() {
+		header.ModTime = time.Unix(0, 0)
 	}
 	if f.Mode&os.ModeSetuid != 0 {
 		header.Mode |= 0o4000
