@@ -6,6 +6,7 @@
 //	testworkload attack --pid N --address HOST:PORT [--binary PATH] [--config PATH]
 //	testworkload hold --address ADDRESS [--reuseport] [--for D]   bind and keep the address: HOST:PORT, unix:///PATH, unix://@NAME
 //	testworkload hold --address unix:///PATH --replace           the same, by a rename onto what is there
+//	testworkload grab --address HOST:PORT       try to take that port in every way, until it is ended: {"tries":…,"errnos":{…},"taken":[…]}
 //	testworkload fill [--on]                    start processes until the kernel refuses another one, and keep them; --on: go on trying
 //	testworkload hog --bytes N                  use that much memory and keep it
 package main
@@ -39,7 +40,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: testworkload talk|get|attack|hold|fill|hog …")
+		return errors.New("usage: testworkload talk|get|attack|hold|grab|fill|hog …")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	address := fs.String("address", "127.0.0.1:18789", "")
@@ -71,6 +72,11 @@ func run(args []string) error {
 			return err
 		}
 		return hold(*address, *reuse, *replace, *period)
+	case "grab":
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return grab(*address)
 	case "fill":
 		on := fs.Bool("on", false, "")
 		if err := fs.Parse(args[1:]); err != nil {
@@ -370,4 +376,89 @@ func sockaddr(address string) (int, unix.Sockaddr, error) {
 		return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}, nil
 	}
 	return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}, nil
+}
+
+// loot is what grab prints, each time the whole so far.
+type loot struct {
+	Tries  int            `json:"tries"`
+	Errnos map[string]int `json:"errnos"` // how the kernel refused, and how often
+	Taken  []string       `json:"taken"`  // the ways that succeeded, at most 16
+}
+
+// grab tries to bind and listen where the gateway does, in every way that could share or shadow its socket.
+func grab(address string) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if !a.Addr().Is4() {
+		return fmt.Errorf("%s is not an IPv4 address", a)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	l := loot{Errnos: map[string]int{}}
+	protocols := streams()
+	printed := time.Time{}
+	for {
+		for _, at := range []netip.Addr{a.Addr(), netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.AddrFrom16(a.Addr().As16())} {
+			for _, protocol := range protocols {
+				for _, options := range [][]int{{}, {unix.SO_REUSEADDR}, {unix.SO_REUSEPORT}, {unix.SO_REUSEADDR, unix.SO_REUSEPORT}} {
+					l.Tries++
+					err := grabOnce(netip.AddrPortFrom(at, a.Port()), protocol, options)
+					var errno syscall.Errno
+					switch {
+					case err == nil && len(l.Taken) < 16:
+						l.Taken = append(l.Taken, fmt.Sprintf("%s, protocol %d, options %v, try %d", at, protocol, options, l.Tries))
+					case errors.As(err, &errno):
+						l.Errnos[unix.ErrnoName(errno)]++
+					case err != nil:
+						return err
+					}
+				}
+			}
+		}
+		if time.Since(printed) > 50*time.Millisecond {
+			printed = time.Now()
+			if err := report(l); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return report(l)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// grabOnce takes an address and lets it go at once.
+func grabOnce(at netip.AddrPort, protocol int, options []int) error {
+	family, sa, err := sockaddr(at.String())
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return fmt.Errorf("socket of family %d and protocol %d: %v", family, protocol, err) // that is no refusal
+	}
+	defer unix.Close(fd)
+	for _, option := range options {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 1); err != nil {
+			return fmt.Errorf("socket option %d: %v", option, err)
+		}
+	}
+	if err := unix.Bind(fd, sa); err != nil {
+		return err
+	}
+	return unix.Listen(fd, 16)
+}
+
+// streams are the protocols that share TCP's ports: MPTCP is not in every kernel.
+func streams() []int {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+	if err != nil {
+		return []int{unix.IPPROTO_TCP}
+	}
+	unix.Close(fd)
+	return []int{unix.IPPROTO_TCP, unix.IPPROTO_MPTCP}
 }
