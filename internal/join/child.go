@@ -50,25 +50,10 @@ func Main() int {
 }
 
 func run() (pid, pidfd int, err error) {
-	for fd := resultFD; fd <= stderrFD; fd++ {
-		unix.CloseOnExec(fd)
-	}
-	buf := make([]byte, maxRequest)
-	n, _, err := unix.Recvfrom(resultFD, buf, 0)
+	unix.CloseOnExec(resultFD)
+	req, files, err := request(resultFD)
 	if err != nil {
 		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
-	}
-	req, err := strictjson.Decode[Request](buf[:n])
-	if err != nil {
-		return 0, -1, fmt.Errorf("cannot read the request: %w", err)
-	}
-	if req.Held < 0 || req.Held > maxHeld {
-		return 0, -1, fmt.Errorf("cannot hand on %d sockets: at most %d", req.Held, maxHeld)
-	}
-	inherited := []*os.File{os.NewFile(launcherFD, "launcher"), os.NewFile(controlFD, "control")}
-	for i := range req.Held {
-		unix.CloseOnExec(heldFD + i)
-		inherited = append(inherited, os.NewFile(uintptr(heldFD+i), "held socket"))
 	}
 	// The warden ends us when its own deadline passes; this one only keeps an orphan from waiting for ever.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -103,9 +88,9 @@ func run() (pid, pidfd int, err error) {
 			Inheritable: req.Capabilities, Ambient: req.Capabilities,
 		},
 		NoNewPrivileges: &nnp,
-		Stdout:          os.NewFile(stdoutFD, "stdout"),
-		Stderr:          os.NewFile(stderrFD, "stderr"),
-		ExtraFiles:      inherited,
+		Stdout:          files.Stdout,
+		Stderr:          files.Stderr,
+		ExtraFiles:      append([]*os.File{files.Launcher, files.Control}, files.Held...),
 	}
 	if err := c.Run(p); err != nil {
 		return 0, -1, fmt.Errorf("cannot start a process in container %s: %w", req.ID, err)
@@ -121,6 +106,40 @@ func run() (pid, pidfd int, err error) {
 	}
 	return pid, pidfd, nil
 }
+
+// request reads the request, and takes the files that come with it. The end of the file is that of a warden that needs no
+// launcher any more.
+func request(fd int) (Request, Files, error) {
+	buf := make([]byte, maxRequest)
+	oob := make([]byte, unix.CmsgSpace(4*(fixedFiles+maxHeld)))
+	n, oobn, flags, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
+	switch {
+	case err != nil:
+		return Request{}, Files{}, err
+	case n == 0:
+		return Request{}, Files{}, errors.New("the warden has closed the socket")
+	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
+		return Request{}, Files{}, fmt.Errorf("it is longer than %d bytes or has more than %d files", maxRequest, fixedFiles+maxHeld)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		return Request{}, Files{}, fmt.Errorf("it comes without its files (%d messages, %v)", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) < fixedFiles {
+		return Request{}, Files{}, fmt.Errorf("it comes with %d files, not with %d or more (%v)", len(fds), fixedFiles, err)
+	}
+	open := func(i int, name string) *os.File { return os.NewFile(uintptr(fds[i]), name) }
+	files := Files{Launcher: open(0, "launcher"), Control: open(1, "control"), Stdout: open(2, "stdout"), Stderr: open(3, "stderr")}
+	for i := fixedFiles; i < len(fds); i++ {
+		files.Held = append(files.Held, open(i, "held socket"))
+	}
+	req, err := strictjson.Decode[Request](buf[:n])
+	return req, files, err
+}
+
+// fixedFiles is how many files come with each request, before those that are held.
+const fixedFiles = 4
 
 // check insists that the state file is of the container that the hook was called for: same init, same start time.
 func check(c *libcontainer.Container, req Request) error {

@@ -32,7 +32,6 @@ type Request struct {
 	GID          uint32   `json:"gid"`
 	Groups       []uint32 `json:"groups"`
 	Capabilities []string `json:"capabilities"`
-	Held         int      `json:"held"` // number of sockets that the launcher holds; set by Launcher
 }
 
 // Files are what the launcher inherits.
@@ -44,15 +43,9 @@ type Files struct {
 	Held     []*os.File // sockets that it keeps open while it is parked
 }
 
-// Descriptors of the child.
-const (
-	resultFD   = 3
-	launcherFD = 4
-	controlFD  = 5
-	stdoutFD   = 6
-	stderrFD   = 7
-	heldFD     = 8 // the first
-)
+// resultFD is the child's only descriptor beside the standard ones: a socket, over which the request comes with the files, and
+// the answer goes.
+const resultFD = 3
 
 // maxHeld bounds the sockets that a launcher holds.
 const maxHeld = 64
@@ -70,66 +63,94 @@ type answer struct {
 	Error *code.Error `json:"error,omitempty"`
 }
 
-// Launcher starts the child and gives the launcher that it left in the container. The container's state file may not
-// exist yet (during createRuntime it does not); the child waits for it until ctx ends.
-//
-// Errors are *code.Error with launch_failed, paused, not_running or deadline.
-func Launcher(ctx context.Context, self string, log io.Writer, req Request, files Files) (*process.Process, error) {
+// Joiner is a child that has been started and waits for its request.
+type Joiner struct {
+	cmd   *exec.Cmd
+	pidfd int
+	ours  int // our end of its socket
+	said  *tail
+}
+
+// Start starts the child. It can be long before anything else is known: half of a join's time is the start of the program that
+// has libcontainer in it.
+func Start(self string, log io.Writer) (*Joiner, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fail("cannot make the joiner's socket: %w", err)
 	}
-	ours, theirs := fds[0], os.NewFile(uintptr(fds[1]), "joiner")
-	defer unix.Close(ours)
-
-	req.Held = len(files.Held)
-	line, err := json.Marshal(req)
-	if err != nil || len(line) > maxRequest {
-		theirs.Close()
-		return nil, fail("cannot encode the joiner's request of %d bytes: %w", len(line), err)
+	j := &Joiner{pidfd: -1, ours: fds[0], said: &tail{log: log}}
+	theirs := os.NewFile(uintptr(fds[1]), "joiner")
+	defer theirs.Close()
+	j.cmd = &exec.Cmd{
+		Path: self, Args: []string{"gatewarden-hook", "join"}, Env: []string{}, Dir: "/", Stderr: j.said,
+		ExtraFiles: []*os.File{theirs}, SysProcAttr: &unix.SysProcAttr{PidFD: &j.pidfd},
 	}
-	if err := unix.Sendto(ours, line, unix.MSG_NOSIGNAL, nil); err != nil {
-		theirs.Close()
-		return nil, fail("cannot send the joiner's request: %w", err)
-	}
-
-	said := &tail{log: log}
-	var pidfd int
-	cmd := exec.CommandContext(ctx, self, "join")
-	cmd.Args[0] = "gatewarden-hook"
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.Stderr = said
-	cmd.ExtraFiles = append([]*os.File{theirs, files.Launcher, files.Control, files.Stdout, files.Stderr}, files.Held...)
-	cmd.SysProcAttr = &unix.SysProcAttr{PidFD: &pidfd, Pdeathsig: 0}
-	cmd.Cancel = func() error {
-		err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-		if errors.Is(err, unix.ESRCH) {
-			return os.ErrProcessDone
-		}
-		return err
-	}
-	err = cmd.Start()
-	theirs.Close()
-	if err != nil {
+	if err := j.cmd.Start(); err != nil {
+		unix.Close(j.ours)
 		return nil, fail("cannot start the joiner: %w", err)
 	}
-	defer unix.Close(pidfd)
+	return j, nil
+}
+
+// Close ends a child that is not needed. After Join it does nothing.
+func (j *Joiner) Close() {
+	if j == nil || j.cmd == nil {
+		return
+	}
+	unix.Close(j.ours)
+	unix.PidfdSendSignal(j.pidfd, unix.SIGKILL, nil, 0)
+	j.cmd.Wait()
+	unix.Close(j.pidfd)
+	j.cmd = nil
+}
+
+// Launcher is Start and Join.
+func Launcher(ctx context.Context, self string, log io.Writer, req Request, files Files) (*process.Process, error) {
+	j, err := Start(self, log)
+	if err != nil {
+		return nil, err
+	}
+	return j.Join(ctx, req, files)
+}
+
+// Join gives the child its request, and gives the launcher that it left in the container. The container's state file may not
+// exist yet (during createRuntime it does not); the child waits for it until ctx ends. The child is used up.
+//
+// Errors are *code.Error with launch_failed, paused, not_running or deadline.
+func (j *Joiner) Join(ctx context.Context, req Request, files Files) (*process.Process, error) {
+	defer j.Close()
+	rights := []int{int(files.Launcher.Fd()), int(files.Control.Fd()), int(files.Stdout.Fd()), int(files.Stderr.Fd())}
+	for _, f := range files.Held {
+		rights = append(rights, int(f.Fd()))
+	}
+	line, err := json.Marshal(req)
+	if err != nil || len(line) > maxRequest {
+		return nil, fail("cannot encode the joiner's request of %d bytes: %w", len(line), err)
+	}
+	if err := unix.Sendmsg(j.ours, line, unix.UnixRights(rights...), nil, unix.MSG_NOSIGNAL); err != nil {
+		return nil, fail("cannot send the joiner's request: %w: %s", err, j.said)
+	}
+	stop := context.AfterFunc(ctx, func() { unix.PidfdSendSignal(j.pidfd, unix.SIGKILL, nil, 0) })
 	// The launcher becomes our child when the joiner has exited, so its exit comes before its answer.
-	werr := cmd.Wait()
-	a, launcher, err := receive(ours)
+	werr := j.cmd.Wait()
+	stop()
+	a, launcher, err := receive(j.ours)
+	unix.Close(j.ours)
+	unix.Close(j.pidfd)
+	state := j.cmd.ProcessState
+	j.cmd = nil
 	switch {
 	case ctx.Err() != nil:
 		discard(launcher)
 		return nil, code.Errorf(code.Deadline, code.StageLaunch, "cannot join the container in time: %w", context.Cause(ctx))
 	case err != nil:
-		return nil, fail("the joiner ended with %v and no answer (%v): %s", cmd.ProcessState, err, said.String())
+		return nil, fail("the joiner ended with %v and no answer (%v): %s", state, err, j.said)
 	case a.Error != nil:
 		discard(launcher)
 		return nil, a.Error
 	case werr != nil || launcher < 0:
 		discard(launcher)
-		return nil, fail("the joiner ended with %v: %s", cmd.ProcessState, said.String())
+		return nil, fail("the joiner ended with %v: %s", state, j.said)
 	}
 	p, err := process.FromPidfd(os.NewFile(uintptr(launcher), "pidfd"))
 	if err != nil {

@@ -33,14 +33,10 @@ func TestMain(m *testing.M) {
 }
 
 func fakeJoiner() int {
-	buf := make([]byte, maxRequest)
-	n, _, err := unix.Recvfrom(resultFD, buf, 0)
+	req, files, err := request(resultFD)
 	if err != nil {
-		panic(err)
-	}
-	req, err := strictjson.Decode[Request](buf[:n])
-	if err != nil {
-		panic(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 3
 	}
 	say := func(a answer, rights []byte) {
 		line, _ := json.Marshal(a)
@@ -59,6 +55,14 @@ func fakeJoiner() int {
 			panic(err)
 		}
 		say(answer{PID: cmd.Process.Pid}, unix.UnixRights(fd))
+	case "looks":
+		var names []string
+		for _, f := range append([]*os.File{files.Launcher, files.Control, files.Stdout, files.Stderr}, files.Held...) {
+			flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0)
+			name, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+			names = append(names, fmt.Sprint(filepath.Base(name), " ", flags == unix.FD_CLOEXEC, " ", err))
+		}
+		say(answer{Error: code.Errorf(code.LaunchFailed, code.StageLaunch, "%s", strings.Join(names, ", "))}, nil)
 	case "refuses":
 		say(answer{Error: code.Errorf(code.Paused, code.StageLaunch, "container refuses is paused")}, nil)
 	case "lies":
@@ -105,6 +109,58 @@ func TestWhatTheJoinerLeavesBehindIsAdoptedAndCanBeReaped(t *testing.T) {
 	if exit, err := p.Reap(); err != nil || exit.Signal != unix.SIGKILL {
 		t.Errorf("%v, %v", exit, err)
 	}
+}
+
+func TestAJoinerGetsItsFilesWithItsRequest(t *testing.T) {
+	dir := t.TempDir()
+	open := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	files := Files{Launcher: open("launcher"), Control: open("control"), Stdout: open("out"), Stderr: open("err")}
+	var want []string
+	for _, name := range []string{"launcher", "control", "out", "err"} {
+		want = append(want, name+" true <nil>")
+	}
+	for i := range maxHeld {
+		name := fmt.Sprint("held", i)
+		files.Held = append(files.Held, open(name))
+		want = append(want, name+" true <nil>")
+	}
+	j, err := Start("/proc/self/exe", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = j.Join(t.Context(), Request{ID: "looks"}, files)
+	if e, ok := errors.AsType[*code.Error](err); !ok || e.Message != strings.Join(want, ", ") {
+		t.Errorf("it got %v", err)
+	}
+	// One more than there may be.
+	files.Held = append(files.Held, open("over"))
+	if _, err := Launcher(t.Context(), "/proc/self/exe", io.Discard, Request{ID: "looks"}, files); err == nil || !strings.Contains(err.Error(), "more than 68 files") {
+		t.Errorf("with too many files: %v", err)
+	}
+}
+
+func TestAJoinerThatIsNotNeededIsEnded(t *testing.T) {
+	j, err := Start("/proc/self/exe", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := process.Open(j.cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	j.Close()
+	if !p.Exited() {
+		t.Error("it runs on")
+	}
+	j.Close()
 }
 
 func TestAJoinerThatDoesNotDeliverGivesAnErrorWithItsReason(t *testing.T) {

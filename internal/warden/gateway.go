@@ -140,10 +140,17 @@ func (w *Warden) park(ctx context.Context, who identity, files join.Files) (_ *s
 		return nil, err
 	}
 	files.Launcher, files.Control = w.launcher, theirs
-	proc, err := join.Launcher(ctx, w.self, w.stderr, join.Request{
-		Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
-		UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
-	}, files)
+	joiner := w.joiner.Swap(nil)
+	if joiner == nil {
+		joiner, err = join.Start(w.self, w.stderr)
+	}
+	var proc *process.Process
+	if err == nil {
+		proc, err = joiner.Join(ctx, join.Request{
+			Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
+			UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
+		}, files)
+	}
 	theirs.Close()
 	if err != nil {
 		gate.Close()

@@ -34,6 +34,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
 	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/install"
+	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/listener"
@@ -74,7 +75,8 @@ type Warden struct {
 	group    cgroup.Group // the container's
 	net      *os.File     // the container's network namespace
 	sockets  *listener.Table
-	launcher *os.File // the launcher's executable
+	launcher *os.File                    // the launcher's executable
+	joiner   atomic.Pointer[join.Joiner] // started ahead of the first launcher; nil: none
 	out      *gatewaylog.Writer
 	stdout   *os.File // the gateway's ends of its FIFOs
 	stderrF  *os.File
@@ -175,6 +177,14 @@ func open(dir, version string) (w *Warden, err error) {
 	if w.memo, err = readMemo(dir); err != nil {
 		// Another version's, or torn: without it the gateway can't be told from a leftover of its, and is replaced.
 		w.log.Error("cannot read what the warden before this one left", "err", err)
+	}
+	if w.memo == nil {
+		// The first launcher's joiner starts beside what comes now, and beside the rest of the runtime's create.
+		if j, err := join.Start(w.self, w.stderr); err != nil {
+			w.log.Error("cannot start the first joiner ahead of its time", "err", err)
+		} else {
+			w.joiner.Store(j)
+		}
 	}
 	if w.memo != nil {
 		w.profile = &w.memo.Profile
@@ -406,6 +416,7 @@ func (w *Warden) cleanup() {
 }
 
 func (w *Warden) close() {
+	w.joiner.Swap(nil).Close()
 	for _, p := range w.pumps {
 		p.Flush(100 * time.Millisecond)
 		p.Close()
