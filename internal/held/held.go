@@ -2,9 +2,7 @@
 // workload is, and as long as anybody has it open: clients queue in it while one gateway gives way to the next, and nobody
 // else can take its address.
 //
-// The address stays taken even if a gateway shuts the socket down: SO_REUSEADDR is set only while it is bound, and
-// SO_REUSEPORT never. So no other socket of the network namespace can be bound to the port, whatever options it sets
-// (socket(7); net/ipv4/inet_connection_sock.c, inet_bind_conflict).
+// A Guard beside the sockets of a TCP port keeps it from all others, even if a gateway shuts a socket down.
 //
 // What the processes share is one open file description: O_NONBLOCK and the socket's options are everybody's. Ready puts
 // them back to what is declared, before each gateway.
@@ -32,6 +30,7 @@ type Socket struct {
 	Inode  uint64
 
 	file     *os.File
+	guard    *Guard // of its port; nil: none
 	refusing *refusal
 }
 
@@ -42,7 +41,8 @@ type Owner struct{ UID, GID uint32 }
 // root directory (O_PATH will do), below which the paths of unix sockets are resolved, links included.
 //
 // The address need not be assigned yet (IP_FREEBIND): some runtimes set up the network after their createRuntime hooks.
-// If somebody has the address the error is EADDRINUSE; the file of a unix socket that nobody listens on is replaced.
+// If somebody has the address the error is EADDRINUSE; the file of a unix socket that nobody listens on is replaced. The port
+// must not be guarded, or the guard has to yield.
 func Open(ns *os.File, root *os.File, owner Owner, l profile.Listen) (_ *Socket, err error) {
 	fail := func(err error) (*Socket, error) { return nil, fmt.Errorf("cannot listen on %s: %w", l.Address, err) }
 	family, address, err := sockaddr(l.Address)
@@ -74,11 +74,6 @@ func Open(ns *os.File, root *os.File, owner Owner, l profile.Listen) (_ *Socket,
 	if err := s.Ready(); err != nil {
 		return nil, err
 	}
-	if family != unix.AF_UNIX {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 0); err != nil {
-			return fail(os.NewSyscallError("setsockopt SO_REUSEADDR", err))
-		}
-	}
 	if s.Inode, err = inode(fd); err != nil {
 		return fail(err)
 	}
@@ -93,6 +88,9 @@ func From(p *process.Process, inode uint64, l profile.Listen) (*Socket, error) {
 	}
 	return &Socket{Listen: l, Inode: inode, file: f}, nil
 }
+
+// GuardedBy says which guard has the socket's port.
+func (s *Socket) GuardedBy(g *Guard) { s.guard = g }
 
 // File is the socket, for others to inherit. It stays the Socket's.
 func (s *Socket) File() *os.File { return s.file }
@@ -120,7 +118,13 @@ func (s *Socket) Ready() error {
 }
 
 func (s *Socket) listen() error {
-	if err := unix.Listen(int(s.file.Fd()), s.Listen.Backlog); err != nil {
+	listen := func() error { return unix.Listen(int(s.file.Fd()), s.Listen.Backlog) }
+	err := listen()
+	if errors.Is(err, unix.EADDRINUSE) {
+		// It was shut down, so that its address is looked at again, and the guard is in the way.
+		err = s.guard.Yield(listen)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w", s.Listen.Address, err)
 	}
 	return nil
@@ -131,7 +135,7 @@ type option struct {
 	text               string
 }
 
-// options are those that l declares; what it doesn't is left as the kernel, or the gateway before, has it.
+// options are those that every held socket has, and those that l declares; what it doesn't is left as the kernel, or the gateway before, has it.
 func options(l profile.Listen) []option {
 	var list []option
 	add := func(declared bool, level, name, value int, text string) {
@@ -140,6 +144,11 @@ func options(l profile.Listen) []option {
 		}
 	}
 	o := l.Options
+	if l.Address.Network != "unix" {
+		// The connections that it accepts have it from the listener, and must not keep it from listening again.
+		add(true, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1, "SO_REUSEADDR")
+		add(true, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0, "SO_REUSEPORT")
+	}
 	add(o.KeepAlive, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1, "SO_KEEPALIVE")
 	add(o.NoDelay, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1, "TCP_NODELAY")
 	add(o.DeferAccept > 0, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, int(o.DeferAccept/time.Second), "TCP_DEFER_ACCEPT")

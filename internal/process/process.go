@@ -581,7 +581,8 @@ func (p *Process) Copy(link string) (*os.File, error) {
 	return nil, fmt.Errorf("process %d has no %s open: %w", p.pid, link, os.ErrNotExist)
 }
 
-// Descriptor gives a copy of the process's descriptor number n (pidfd_getfd(2)). It refers to the same open file.
+// Descriptor gives a copy of the process's descriptor number n (pidfd_getfd(2)). It refers to the same open file, whose events
+// are the process's own: they do not wake us.
 func (p *Process) Descriptor(n int) (*os.File, error) {
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
@@ -594,7 +595,23 @@ func (p *Process) Descriptor(n int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot copy descriptor %d of process %d: %w", n, p.pid, gone(os.NewSyscallError("pidfd_getfd", err)))
 	}
-	return os.NewFile(uintptr(copied), "descriptor "+strconv.Itoa(n)), nil
+	defer unix.Close(copied)
+	return unwatched(copied, "descriptor "+strconv.Itoa(n))
+}
+
+// unwatched gives a File of a duplicate of fd that the runtime's poller does not watch. Os.NewFile has it watch whatever is in
+// non-blocking mode, and that mode is the open file's, which is not ours to change.
+func unwatched(fd int, name string) (*os.File, error) {
+	place, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // in blocking mode
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	f := os.NewFile(uintptr(place), name)
+	if err := unix.Dup3(fd, place, unix.O_CLOEXEC); err != nil {
+		f.Close()
+		return nil, os.NewSyscallError("dup3", err)
+	}
+	return f, nil
 }
 
 // pidfsMagic is PID_FS_MAGIC of <linux/magic.h>.
