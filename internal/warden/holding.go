@@ -33,21 +33,60 @@ func (w *Warden) holdSockets(p *profile.Profile) error {
 			continue
 		}
 		s, err := w.takeBack(p, l)
+		if err == nil && s == nil {
+			err = w.guards[l.Address.AddrPort.Port()].Yield(func() error {
+				s, err = w.makeHeld(p, l)
+				return err
+			})
+		}
 		if err != nil {
 			return err
 		}
-		if s == nil {
-			root, err := w.root()
-			if err != nil {
-				return err
-			}
-			s, err = held.Open(w.net, root, held.Owner{UID: p.Gateway.User, GID: p.Gateway.Group}, l)
-			root.Close()
-			if err != nil {
-				return err
-			}
-		}
 		w.held = append(w.held, s)
+	}
+	return w.guardPorts(p)
+}
+
+func (w *Warden) makeHeld(p *profile.Profile, l profile.Listen) (*held.Socket, error) {
+	root, err := w.root()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return held.Open(w.net, root, held.Owner{UID: p.Gateway.User, GID: p.Gateway.Group}, l)
+}
+
+// guardPorts keeps the ports of held listeners from everybody else, but for those where the gateway binds another address
+// itself: whoever can do that, others can.
+func (w *Warden) guardPorts(p *profile.Profile) error {
+	wanted := map[uint16]bool{}
+	for _, s := range w.held {
+		wanted[s.Listen.Address.AddrPort.Port()] = true
+	}
+	for _, l := range p.Listen {
+		if !l.Held() {
+			delete(wanted, l.Address.AddrPort.Port())
+		}
+	}
+	delete(wanted, 0) // unix sockets
+	for port, g := range w.guards {
+		if !wanted[port] {
+			delete(w.guards, port)
+			g.Close()
+		}
+	}
+	for port := range wanted {
+		if w.guards[port] != nil {
+			continue
+		}
+		g, err := held.NewGuard(w.net, port)
+		if err != nil {
+			return err
+		}
+		w.guards[port] = g
+	}
+	for _, s := range w.held {
+		s.GuardedBy(w.guards[s.Listen.Address.AddrPort.Port()])
 	}
 	return nil
 }
