@@ -54,6 +54,7 @@ const (
 	apart     relation = iota
 	same               // the declared address itself
 	competing          // another address, which the kernel gives to one of them only
+	beside             // another address of the same port, which is guarded
 )
 
 // compare tells how what was asked for relates to the declared address.
@@ -75,5 +76,5 @@ func compare(declared profile.Address, asked askedAddress) relation {
 	if d.IsUnspecified() || a.IsUnspecified() || a.Unmap() == d {
 		return competing
 	}
-	return apart
+	return beside
 }

@@ -22,17 +22,25 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/process"
+	"github.com/gatewarden/gatewarden/internal/profile"
 )
 
 // Interceptor answers one gateway's binds.
 type Interceptor struct {
 	notify  *os.File
-	sockets []*held.Socket
+	sockets []target
 	log     *slog.Logger
 	ended   chan struct{}
 
 	mu      sync.Mutex
 	strange []string // what was asked for and is not what is declared; the first few
+}
+
+// target is a held socket as its listener was declared when the gateway was started.
+type target struct {
+	listen profile.Listen
+	inode  uint64
+	file   *os.File
 }
 
 // maxStrange bounds what is kept for Findings.
@@ -50,7 +58,10 @@ func Start(notify *os.File, sockets []*held.Socket, log *slog.Logger) (*Intercep
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch for the gateway's binds: %w", err)
 	}
-	i := &Interceptor{notify: os.NewFile(uintptr(fd), "seccomp notify"), sockets: sockets, log: log, ended: make(chan struct{})}
+	i := &Interceptor{notify: os.NewFile(uintptr(fd), "seccomp notify"), log: log, ended: make(chan struct{})}
+	for _, s := range sockets {
+		i.sockets = append(i.sockets, target{s.Listen, s.Inode, s.File()})
+	}
 	go i.run()
 	return i, nil
 }
@@ -194,11 +205,11 @@ func (i *Interceptor) answer(raw control, n notification) {
 		if ioctl(fd, ioctlIDValid, unsafe.Pointer(&n.id)) != nil {
 			return // it has been killed; nobody waits for an answer
 		}
-		if socket != nil && own.inode != socket.Inode {
+		if socket != nil && own.inode != socket.inode {
 			if err := i.replace(fd, n, socket, own); errors.Is(err, unix.ENOENT) {
 				return
 			} else if err != nil {
-				i.found("the held socket of %s could not be put in the place of the gateway's own: %v", socket.Listen.Address, err)
+				i.found("the held socket of %s could not be put in the place of the gateway's own: %v", socket.listen.Address, err)
 				r = response{id: n.id, error: -int32(unix.EADDRINUSE)}
 			}
 		}
@@ -212,11 +223,11 @@ func (i *Interceptor) answer(raw control, n notification) {
 }
 
 // replace puts the held socket under the number of the program's own, as the program had set that up.
-func (i *Interceptor) replace(fd uintptr, n notification, s *held.Socket, own *ownSocket) error {
-	if err := own.carryOver(int(s.File().Fd())); err != nil {
+func (i *Interceptor) replace(fd uintptr, n notification, s *target, own *ownSocket) error {
+	if err := own.carryOver(int(s.file.Fd())); err != nil {
 		return err
 	}
-	a := addfd{id: n.id, flags: unix.SECCOMP_ADDFD_FLAG_SETFD, srcfd: uint32(s.File().Fd()), newfd: uint32(n.args[0])}
+	a := addfd{id: n.id, flags: unix.SECCOMP_ADDFD_FLAG_SETFD, srcfd: uint32(s.file.Fd()), newfd: uint32(n.args[0])}
 	if own.closeOnExec {
 		a.newfdFl = unix.O_CLOEXEC
 	}
@@ -224,7 +235,7 @@ func (i *Interceptor) replace(fd uintptr, n notification, s *held.Socket, own *o
 }
 
 // match finds the held socket for a bind: nil if there is none.
-func (i *Interceptor) match(n notification) (*held.Socket, *ownSocket, error) {
+func (i *Interceptor) match(n notification) (*target, *ownSocket, error) {
 	length := n.args[2]
 	if length < 2 || length > maxSockaddr {
 		return nil, nil, nil // the kernel's own errors, or a family that is none of ours
@@ -240,20 +251,26 @@ func (i *Interceptor) match(n notification) (*held.Socket, *ownSocket, error) {
 	if !ok {
 		return nil, nil, nil
 	}
-	var near *held.Socket
-	for _, s := range i.sockets {
-		switch compare(s.Listen.Address, asked) {
+	var near *target
+	var why string
+	for k := range i.sockets {
+		s := &i.sockets[k]
+		switch compare(s.listen.Address, asked) {
 		case same:
 			own, err := i.own(n)
 			if err != nil || own == nil {
 				return nil, own, err
 			}
-			if own.inode != s.Inode && own.family != asked.family {
+			if own.inode != s.inode && own.family != asked.family {
 				return nil, own, nil
 			}
 			return s, own, nil
 		case competing:
-			near = s
+			near, why = s, "the two can't be had at once, so make them equal"
+		case beside:
+			if near == nil {
+				near, why = s, "the port is kept for what is declared, so declare both"
+			}
 		}
 	}
 	if near != nil {
@@ -262,7 +279,8 @@ func (i *Interceptor) match(n notification) (*held.Socket, *ownSocket, error) {
 			return nil, own, err
 		}
 		own.close()
-		i.found("the gateway binds %s, and %s (%s) is what the profile declares: the two can't be had at once, so make them equal", asked, near.Listen.Address, near.Listen.Name)
+		i.found("the gateway binds %s, and %s (%s) is what the profile declares: %s",
+			asked, near.listen.Address, near.listen.Name, why)
 	}
 	return nil, nil, nil
 }

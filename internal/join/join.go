@@ -47,8 +47,8 @@ type Files struct {
 // the answer goes.
 const resultFD = 3
 
-// maxHeld bounds the sockets that a launcher holds.
-const maxHeld = 64
+// maxHeld bounds the sockets that a launcher holds: those of a profile, and the guards of their ports.
+const maxHeld = 128
 
 // Bounds of the request and of the answer between warden and child, in bytes. The answer is two numbers, or a line of
 // text, and the warden has to keep memory for it.

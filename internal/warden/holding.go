@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/intercept"
+	"github.com/gatewarden/gatewarden/internal/listener"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
@@ -29,8 +31,14 @@ func (w *Warden) holdSockets(p *profile.Profile) error {
 			if s.Listen.Options.V6Only != l.Options.V6Only {
 				return fmt.Errorf("cannot change v6only of the socket that is held on %s: recreate the container", l.Address)
 			}
-			s.Listen = l
-			continue
+			if w.reachable(s) {
+				s.Listen = l
+				continue
+			}
+			// Somebody has removed or replaced the file of a unix socket. Nobody can connect to it any more, and it cannot get
+			// another file: a new one takes its place.
+			w.log.Warn("the socket's file is not there any more; it is made again", "listener", l.Name)
+			w.letGo(s)
 		}
 		s, err := w.takeBack(p, l)
 		if err == nil && s == nil {
@@ -45,6 +53,20 @@ func (w *Warden) holdSockets(p *profile.Profile) error {
 		w.held = append(w.held, s)
 	}
 	return w.guardPorts(p)
+}
+
+// reachable tells whether clients still find a socket that no gateway serves.
+func (w *Warden) reachable(s *held.Socket) bool {
+	if _, abstract := s.Listen.Address.Abstract(); s.Listen.Address.Network != "unix" || abstract || w.gateway != nil {
+		return true
+	}
+	found, err := w.sockets.Find(s.Listen.Address, int(w.inside(nil).Dir().Fd()))
+	return err != nil || slices.ContainsFunc(found, func(f listener.Socket) bool { return f.Exact && f.Inode == s.Inode })
+}
+
+func (w *Warden) letGo(s *held.Socket) {
+	w.held = slices.DeleteFunc(w.held, func(h *held.Socket) bool { return h == s })
+	s.Close()
 }
 
 func (w *Warden) makeHeld(p *profile.Profile, l profile.Listen) (*held.Socket, error) {
@@ -93,7 +115,12 @@ func (w *Warden) guardPorts(p *profile.Profile) error {
 
 // takeBack gives the socket that listens on l's address if a process under the gateway's UID has it open, else nil. The
 // kernel tells which socket that is, so nothing that was written down has to be believed.
+//
+// What a running gateway has made itself it has made its own way, and may end with it: the file of a unix socket, say.
 func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, error) {
+	if g := w.gateway; g != nil && !slices.ContainsFunc(g.profile.Listen, func(of profile.Listen) bool { return of.Held() && of.Address == l.Address }) {
+		return nil, nil
+	}
 	sockets, err := w.sockets.Find(l.Address, int(w.inside(nil).Dir().Fd()))
 	if err != nil || len(sockets) == 0 {
 		return nil, err
@@ -187,34 +214,35 @@ func (w *Warden) readyHeld(p *profile.Profile) error {
 	return nil
 }
 
-// dropHeld lets go of the sockets that p doesn't have any more.
+// dropHeld makes p the profile that the sockets are held for: those that it doesn't have are let go of.
 func (w *Warden) dropHeld(p *profile.Profile) {
-	kept := w.held[:0]
-	for _, s := range w.held {
-		wanted := false
-		for _, l := range p.Listen {
-			wanted = wanted || l.Held() && l.Address == s.Listen.Address
-		}
-		if wanted {
-			kept = append(kept, s)
+	for _, s := range slices.Clone(w.held) {
+		i := slices.IndexFunc(p.Listen, func(l profile.Listen) bool { return l.Held() && l.Address == s.Listen.Address })
+		if i < 0 {
+			w.letGo(s)
 		} else {
-			s.Close()
+			s.Listen = p.Listen[i] // another may have been tried
 		}
 	}
-	clear(w.held[len(kept):])
-	w.held = kept
+	if err := w.guardPorts(p); err != nil {
+		w.log.Error("cannot guard the ports", "err", err)
+	}
 }
 
-// copyHeld gives descriptors of their own of all held sockets.
+// copyHeld gives descriptors of their own of all held sockets and their guards.
 func (w *Warden) copyHeld() ([]*os.File, error) {
+	all := files(w.held)
+	for _, g := range w.guards {
+		all = append(all, g.File())
+	}
 	var list []*os.File
-	for _, s := range w.held {
-		fd, err := unix.FcntlInt(s.File().Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	for _, f := range all {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			closeAll(list)
-			return nil, fmt.Errorf("cannot copy the socket of %s: %w", s.Listen.Address, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err))
+			return nil, fmt.Errorf("cannot copy the socket of %s: %w", f.Name(), os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err))
 		}
-		list = append(list, os.NewFile(uintptr(fd), s.File().Name()))
+		list = append(list, os.NewFile(uintptr(fd), f.Name()))
 	}
 	return list, nil
 }
@@ -289,8 +317,12 @@ func (g *gateway) withFindings(err error) error {
 // says that they are to be told.
 func (w *Warden) outage(on bool) {
 	for _, s := range w.held {
-		if err := s.Refuse(on && s.Listen.Outage == profile.OutageReset); err != nil {
-			w.log.Error("cannot disconnect the clients of a gateway that is not coming back", "listener", s.Listen.Name, "err", err)
+		var err error
+		if w.gateway == nil {
+			err = s.Ready() // the queue is as long as declared, whatever the last gateway has made of it
+		}
+		if err := errors.Join(err, s.Refuse(on && s.Listen.Outage == profile.OutageReset)); err != nil {
+			w.log.Error("the clients of a gateway that does not run do not get what is declared", "listener", s.Listen.Name, "err", err)
 		}
 	}
 }

@@ -81,7 +81,8 @@ type Warden struct {
 	stdout   *os.File // the gateway's ends of its FIFOs
 	stderrF  *os.File
 	pumps    []*gatewaylog.Pump
-	held     []*held.Socket // owned by run, once that runs
+	held     []*held.Socket         // owned by run, once that runs
+	guards   map[uint16]*held.Guard // of their ports
 
 	clients  *net.UnixListener // until run begins
 	place    *place
@@ -166,7 +167,7 @@ func open(dir, version string) (w *Warden, err error) {
 		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
 		first: firstStart{done: make(chan struct{})}, left: left, leaving: sync.OnceFunc(func() { close(left) }), ended: make(chan struct{}),
-		retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
+		guards: map[uint16]*held.Guard{}, retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
 	}
 	made := w
 	defer func() {
@@ -429,6 +430,9 @@ func (w *Warden) close() {
 	}
 	for _, s := range w.held {
 		s.Close()
+	}
+	for _, g := range w.guards {
+		g.Close()
 	}
 	if w.sockets != nil {
 		w.sockets.Close()
