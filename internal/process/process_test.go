@@ -258,3 +258,144 @@ func FuzzStatus(f *testing.F) {
 	f.Add([]byte("Uid:\t0\t0\t0\t" + strconv.Itoa(1<<40)))
 	f.Fuzz(func(t *testing.T, data []byte) { parseStatus(data) })
 }
+
+func TestACopyOfADescriptorIsTheSameOpenFile(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	theirs := os.NewFile(uintptr(pair[0]), "socket")
+	defer theirs.Close()
+	cmd := exec.Command("/bin/sleep", "60")
+	cmd.ExtraFiles = []*os.File{theirs, theirs}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	p, err := Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	link, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(pair[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		t.Fatal(err)
+	}
+	for name, get := range map[string]func() (*os.File, error){
+		"Copy": func() (*os.File, error) { return p.Copy(link) }, "Descriptor": func() (*os.File, error) { return p.Descriptor(4) },
+	} {
+		f, err := get()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		fd := int(f.Fd())
+		if got, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)); err != nil || got != link {
+			t.Errorf("%s: %s, %v; want %s", name, got, err, link)
+		}
+		flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC == 0 {
+			t.Errorf("%s: our children would inherit it (%#x, %v)", name, flags, err)
+		}
+		// The mode is the open file's: it is theirs, and stays.
+		flags, err = unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+		if err != nil || flags&unix.O_NONBLOCK == 0 {
+			t.Errorf("%s: their non-blocking mode is gone (%#x, %v)", name, flags, err)
+		}
+		if _, err := unix.Write(pair[1], []byte(name)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 16)
+		if n, err := unix.Read(fd, buf); err != nil || string(buf[:n]) != name {
+			t.Errorf("%s: %q, %v", name, buf[:n], err)
+		}
+		infos, err := os.ReadDir("/proc/self/fdinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range infos {
+			data, _ := os.ReadFile("/proc/self/fdinfo/" + i.Name())
+			for line := range strings.Lines(string(data)) {
+				if w := strings.Fields(line); len(w) > 1 && w[0] == "tfd:" && w[1] == strconv.Itoa(fd) {
+					t.Errorf("%s: its events wake us", name)
+				}
+			}
+		}
+		f.Close()
+	}
+}
+
+func TestWhatAProcessDoesNotHaveOpenCannotBeCopied(t *testing.T) {
+	p := child(t, "exec sleep 60")
+	for _, link := range []string{"socket:[0]", "anon_inode:seccomp notify", "", strings.Repeat("x", 1000)} {
+		if f, err := p.Copy(link); !errors.Is(err, os.ErrNotExist) || f != nil {
+			t.Errorf("%.20q: %v, %v; want os.ErrNotExist", link, f, err)
+		}
+	}
+	for _, n := range []int{999, -1} {
+		if f, err := p.Descriptor(n); !errors.Is(err, unix.EBADF) || f != nil {
+			t.Errorf("%d: %v, %v; want EBADF", n, f, err)
+		}
+	}
+	before, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, p)
+	if f, err := p.Copy("socket:[1]"); err == nil {
+		t.Errorf("%v of a zombie", f)
+	}
+	if f, err := p.Descriptor(0); !errors.Is(err, ErrGone) {
+		t.Errorf("%v, %v of a zombie; want ErrGone", f, err)
+	}
+	if _, err := p.Reap(); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := p.Copy("socket:[1]"); !errors.Is(err, ErrGone) {
+		t.Errorf("%v, %v of a reaped process; want ErrGone", f, err)
+	}
+	if after, err := os.ReadDir("/proc/self/fd"); err != nil || len(after) > len(before) {
+		t.Errorf("%d descriptors before, %d after, %v", len(before), len(after), err)
+	}
+}
+
+func TestTheIDOfAPidfdIsThatWhichTheProcessSeesItself(t *testing.T) {
+	self, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		t.Fatal(err)
+	}
+	id, ok := self.PidfdID()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	if !ok {
+		t.Fatalf("this kernel (%s) has no IDs of pidfds; the tests need Linux 6.9", unix.ByteSliceToString(name.Release[:]))
+	}
+	if id != st.Ino || id == 0 {
+		t.Errorf("%d, want %d", id, st.Ino)
+	}
+	a, b := child(t, "exec sleep 60"), child(t, "exec sleep 60")
+	ida, _ := a.PidfdID()
+	idb, _ := b.PidfdID()
+	if ida == idb || ida == id || idb == id {
+		t.Errorf("%d, %d and %d are three processes", id, ida, idb)
+	}
+}
