@@ -80,9 +80,18 @@ func Open(ns *os.File, root *os.File, owner Owner, l profile.Listen) (_ *Socket,
 	return s, nil
 }
 
-// From gives a copy of the socket with that inode, which the process p has open.
-func From(p *process.Process, inode uint64, l profile.Listen) (*Socket, error) {
+// From gives a copy of the socket with that inode, which the process p has open, or has in the carrier that is its descriptor
+// number carrier.
+func From(p *process.Process, inode uint64, carrier int, l profile.Listen) (*Socket, error) {
 	f, err := p.Copy(fmt.Sprintf("socket:[%d]", inode))
+	if errors.Is(err, os.ErrNotExist) {
+		if c, cerr := p.Descriptor(carrier); cerr == nil {
+			if f = Carried(c, inode); f != nil {
+				err = nil
+			}
+			c.Close()
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot take back the socket of %s: %w", l.Address, err)
 	}

@@ -880,7 +880,7 @@ func TestASocketIsTakenBackFromAnotherProcess(t *testing.T) {
 			}
 			inode := lost.Inode
 			lost.Close()
-			s, err := From(p, inode, l)
+			s, err := From(p, inode, 3, l)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -905,6 +905,64 @@ func TestASocketIsTakenBackFromAnotherProcess(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestASocketIsTakenBackFromTheCarrierOfAnotherProcess(t *testing.T) {
+	ns := netnstest.New(t)
+	other := open(t, ns, "/", listen(t, "tcp://127.0.0.1:81"))
+	s := open(t, ns, "/", listen(t, "tcp://127.0.0.1:80"))
+	carrier, err := Carry([]*Socket{other, s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sleep", "60")
+	cmd.ExtraFiles = []*os.File{carrier}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	carrier.Close()
+	queued := mustDial(t, ns, "127.0.0.1:80")
+	inode := s.Inode
+	s.Close()
+	other.Close()
+	p, err := process.Open(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	own, err := listener.Inodes(int(p.Dir().Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, has := own[inode]; has {
+		t.Errorf("it seems to have the socket itself: %v", own)
+	}
+	for range 2 { // the carrier keeps it
+		again, err := From(p, inode, 3, s.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Close()
+		if err := again.Ready(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := From(p, inode, 3, s.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if _, err := io.WriteString(accept(t, again), "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(queued, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+	if _, err := From(p, inode+1000, 3, s.Listen); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v, want os.ErrNotExist", err)
 	}
 }
 
@@ -952,7 +1010,7 @@ func TestASocketThatTheProcessDoesNotHaveCannotBeTakenBack(t *testing.T) {
 	s := open(t, ns, "/", listen(t, "tcp://127.0.0.1:80"))
 	other := open(t, ns, "/", listen(t, "tcp://127.0.0.1:81"))
 	p := holder(t, other)
-	if got, err := From(p, s.Inode, s.Listen); !errors.Is(err, os.ErrNotExist) || got != nil {
+	if got, err := From(p, s.Inode, 3, s.Listen); !errors.Is(err, os.ErrNotExist) || got != nil {
 		t.Errorf("%v, %v; want os.ErrNotExist", got, err)
 	}
 	if err := p.Kill(); err != nil {
@@ -961,7 +1019,7 @@ func TestASocketThatTheProcessDoesNotHaveCannotBeTakenBack(t *testing.T) {
 	if !p.AwaitFor(patience) {
 		t.Fatal("it does not end")
 	}
-	if got, err := From(p, other.Inode, other.Listen); err == nil {
+	if got, err := From(p, other.Inode, 3, other.Listen); err == nil {
 		t.Errorf("%v of a dead process", got)
 	}
 }

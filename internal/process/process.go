@@ -596,12 +596,12 @@ func (p *Process) Descriptor(n int) (*os.File, error) {
 		return nil, fmt.Errorf("cannot copy descriptor %d of process %d: %w", n, p.pid, gone(os.NewSyscallError("pidfd_getfd", err)))
 	}
 	defer unix.Close(copied)
-	return unwatched(copied, "descriptor "+strconv.Itoa(n))
+	return Unwatched(copied, "descriptor "+strconv.Itoa(n))
 }
 
-// unwatched gives a File of a duplicate of fd that the runtime's poller does not watch. Os.NewFile has it watch whatever is in
+// Unwatched gives a File of a duplicate of fd that the runtime's poller does not watch. Os.NewFile has it watch whatever is in
 // non-blocking mode, and that mode is the open file's, which is not ours to change.
-func unwatched(fd int, name string) (*os.File, error) {
+func Unwatched(fd int, name string) (*os.File, error) {
 	place, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // in blocking mode
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
+	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/intercept"
 	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/launch"
@@ -263,6 +264,15 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 	order := launch.Order{
 		Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: append(listenEnv(s.proc, info.NSPID, inherited), p.env...),
 		Sockets: files(inherited), Notify: len(replacing) > 0,
+	}
+	if len(replacing) > 0 {
+		// Until it has bound them nobody but us has these.
+		carrier, err := held.Carry(replacing)
+		if err != nil {
+			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "%w", err)
+		}
+		defer carrier.Close()
+		order.Sockets = append(order.Sockets, carrier)
 	}
 	notify, err := s.gate.Release(ctx, order)
 	s.gate.Close()

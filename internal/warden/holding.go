@@ -10,8 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/intercept"
+	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/listener"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -133,12 +135,23 @@ func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, e
 	for _, proc := range all {
 		for _, s := range sockets {
 			if found == nil && s.Exact && s.Inode != 0 {
-				found, _ = held.From(proc, s.Inode, l) // one that doesn't have it is no error
+				found, _ = held.From(proc, s.Inode, carrierOf(p), l) // one that doesn't have it is no error
 			}
 		}
 		proc.Close()
 	}
 	return found, nil
+}
+
+// carrierOf is the gateway's descriptor of the carrier of its transparent listeners: after those that it inherits.
+func carrierOf(p *profile.Profile) int {
+	n := launch.FirstSocket
+	for _, l := range p.Listen {
+		if l.Mode == profile.ModeInherit {
+			n++
+		}
+	}
+	return n
 }
 
 // root opens the container's root directory. In the createRuntime hook the init has not entered it yet.
@@ -282,6 +295,7 @@ func (w *Warden) answerBinds(g *gateway, notify *os.File, sockets []*held.Socket
 	if notify == nil {
 		return
 	}
+	failpoint.Hit(w.dir, "bind")
 	var err error
 	if g.binds, err = intercept.Start(notify, sockets, w.log); err != nil {
 		w.log.Error("the gateway's binds are not answered", "pid", g.info.PID, "err", err)

@@ -8,6 +8,7 @@
 //	              hand-over                                          200, and a child has the listeners
 //	              exit-later                                         200, and it exits half a second later
 //	GET /env      its environment
+//	GET /pidfd    the inode number of a pidfd of its own process
 //	GET /become   executes ?program= with ?arg=, in its own process
 //	GET /exit     exits at once with status --exit-code
 //	GET /eat      allocates memory until it is ended
@@ -332,6 +333,20 @@ func (o *options) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /health", o.health)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
+	mux.HandleFunc("GET /pidfd", func(w http.ResponseWriter, _ *http.Request) {
+		fd, err := unix.PidfdOpen(os.Getpid(), 0)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		defer unix.Close(fd)
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, st.Ino)
+	})
 	mux.HandleFunc("GET /become", func(_ http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		if err := syscall.Exec(q.Get("program"), append([]string{q.Get("program")}, q["arg"]...), os.Environ()); err != nil {
