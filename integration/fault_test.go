@@ -26,6 +26,7 @@ var matrix = []faults{
 	policyFaults,
 	wardenFaults,
 	lostFaults,
+	heldFaults,
 	overlapFaults,
 	listenerFaults,
 	daemonFaults,

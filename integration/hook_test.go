@@ -188,8 +188,14 @@ type runcContainer struct {
 // plainRunc makes and starts one; with may connect the streams of runc create, and looks at them after it.
 func plainRunc(t *testing.T, with func(create *exec.Cmd) (after func(error))) runcContainer {
 	t.Helper()
+	return plainRuncOf(t, harness.Profile{Select: "annotation = false"}, with)
+}
+
+// plainRuncOf is plainRunc with a profile of the test's own.
+func plainRuncOf(t *testing.T, profile harness.Profile, with func(create *exec.Cmd) (after func(error))) runcContainer {
+	t.Helper()
 	p := runcContainer{t, uniqueID("runc")}
-	writeProfile(t, p.id, harness.Profile{Select: "annotation = false"}.TOML())
+	writeProfile(t, p.id, profile.TOML())
 	dir := bundle(t, p.id)
 	t.Cleanup(func() {
 		if out, err := p.runc("delete", "--force", p.id).CombinedOutput(); err != nil {
