@@ -389,6 +389,9 @@ func TestClientsThatQueueWhenTheGatewayCrashesAreServedByTheNext(t *testing.T) {
 			ns := c.netnsFile()
 			s := c.parked()
 			signalProcess(t, s.PID, unix.SIGSTOP) // so that it accepts none of them
+			eventually(t, eventTime, "it stands still", func() bool {
+				return strings.HasPrefix(procStatus(t, s.PID)["State"], "T")
+			}, func() string { return "" })
 			served := make(chan error, 20)
 			ask := func() {
 				body, err := fetch(clients(ns, "tcp", harness.GatewayAddress), "/")
@@ -596,7 +599,8 @@ func TestARefusedProfileChangesNothingOfWhatIsHeld(t *testing.T) {
 
 func TestAProgramThatBindsAnotherAddressThanDeclaredIsToldSo(t *testing.T) {
 	for listen, want := range map[string]string{
-		"0.0.0.0:18789":   "binds 0.0.0.0:18789, and tcp://127.0.0.1:18789 (api)",
+		// Go takes the IPv4 wildcard for that of both.
+		"0.0.0.0:18789":   "binds [::]:18789, and tcp://127.0.0.1:18789 (api)",
 		"[::1]:18789":     "binds [::1]:18789, and tcp://127.0.0.1:18789 (api)",
 		"127.0.0.2:18789": "binds 127.0.0.2:18789, and tcp://127.0.0.1:18789 (api)",
 	} {
@@ -784,7 +788,9 @@ func heldRows() []fault {
 			rows = append(rows, fault{
 				stage: string(p.stage), fault: "mode " + mode + ", warden killed: " + p.when, message: message,
 				state: receipt.Running, gateway: aNewOne, note: "the same socket; no client is refused; the workload never gets the port",
-				do: func(t *testing.T) (*container, receipt.Status, harness.Result) { return killHoldingWarden(t, mode, p.point) },
+				do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
+					return killHoldingWarden(t, mode, p.point)
+				},
 			})
 		}
 	}

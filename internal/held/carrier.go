@@ -13,9 +13,9 @@ import (
 const maxCarried = 253
 
 // Carry gives a socket in whose queue copies of the given ones lie: whoever has it open keeps these open, without a descriptor
-// of theirs. It is for a gateway that is to get the sockets by its binds only: should the warden be lost before that, nobody
-// else would have them.
-func Carry(sockets []*Socket) (*os.File, error) {
+// of theirs. It is for a gateway that gets a socket by its bind only, and never gets a guard: should the warden be lost while
+// there is no standby, nobody else would have them.
+func Carry(sockets []*os.File) (*os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a carrier for held sockets: %w", os.NewSyscallError("socketpair", err))
@@ -23,7 +23,7 @@ func Carry(sockets []*Socket) (*os.File, error) {
 	defer unix.Close(pair[0])
 	var fds []int
 	for _, s := range sockets {
-		fds = append(fds, int(s.file.Fd()))
+		fds = append(fds, int(s.Fd()))
 	}
 	if err := unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(fds...), nil, 0); err != nil {
 		unix.Close(pair[1])

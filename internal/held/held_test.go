@@ -912,7 +912,7 @@ func TestASocketIsTakenBackFromTheCarrierOfAnotherProcess(t *testing.T) {
 	ns := netnstest.New(t)
 	other := open(t, ns, "/", listen(t, "tcp://127.0.0.1:81"))
 	s := open(t, ns, "/", listen(t, "tcp://127.0.0.1:80"))
-	carrier, err := Carry([]*Socket{other, s})
+	carrier, err := Carry([]*os.File{other.File(), s.File()})
 	if err != nil {
 		t.Fatal(err)
 	}

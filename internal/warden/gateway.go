@@ -265,9 +265,9 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		Exe: p.program.File, Cwd: p.profile.Gateway.Cwd, Arg: p.program.Args, Env: append(listenEnv(s.proc, info.NSPID, inherited), p.env...),
 		Sockets: files(inherited), Notify: len(replacing) > 0,
 	}
-	if len(replacing) > 0 {
-		// Until it has bound them nobody but us has these.
-		carrier, err := held.Carry(replacing)
+	if len(w.held) > 0 {
+		// Nobody but us has the guards until there is a standby again, nor what it has not bound yet.
+		carrier, err := held.Carry(w.allHeld())
 		if err != nil {
 			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "%w", err)
 		}

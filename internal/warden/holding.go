@@ -143,7 +143,7 @@ func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, e
 	return found, nil
 }
 
-// carrierOf is the gateway's descriptor of the carrier of its transparent listeners: after those that it inherits.
+// carrierOf is the number of the gateway's descriptor of its carrier: it comes after the sockets that it inherits.
 func carrierOf(p *profile.Profile) int {
 	n := launch.FirstSocket
 	for _, l := range p.Listen {
@@ -181,12 +181,9 @@ func (w *Warden) heldOn(a profile.Address) *held.Socket {
 	return nil
 }
 
-// heldInode gives the inode of the socket that is held for l, or 0.
-func (w *Warden) heldInode(l profile.Listen) uint64 {
-	if s := w.heldOn(l.Address); s != nil && l.Held() {
-		return s.Inode
-	}
-	return 0
+// holds tells whether a socket is one of the held ones.
+func (w *Warden) holds(inode uint64) bool {
+	return slices.ContainsFunc(w.held, func(s *held.Socket) bool { return s.Inode == inode })
 }
 
 // heldBy gives the sockets for p's listeners of that mode, in their order.
@@ -242,14 +239,19 @@ func (w *Warden) dropHeld(p *profile.Profile) {
 	}
 }
 
-// copyHeld gives descriptors of their own of all held sockets and their guards.
-func (w *Warden) copyHeld() ([]*os.File, error) {
+// allHeld are all held sockets and their guards.
+func (w *Warden) allHeld() []*os.File {
 	all := files(w.held)
 	for _, g := range w.guards {
 		all = append(all, g.File())
 	}
+	return all
+}
+
+// copyHeld gives descriptors of their own of all held sockets and their guards.
+func (w *Warden) copyHeld() ([]*os.File, error) {
 	var list []*os.File
-	for _, f := range all {
+	for _, f := range w.allHeld() {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			closeAll(list)

@@ -256,8 +256,7 @@ func (w *Warden) lookOnce(g *gateway, p *profile.Profile, stage code.Stage) (loo
 	l := look{found: make([]receipt.Listener, 0, len(p.Listen))}
 	walked := g == nil
 	for i, d := range p.Listen {
-		ours := w.heldInode(d)
-		owned := func(inode uint64) bool { return own[inode] != 0 || ours != 0 && inode == ours }
+		owned := func(inode uint64) bool { return own[inode] != 0 || w.holds(inode) }
 		s, verdict := listener.Judge(d.Address, sockets[i], owned)
 		if (verdict == listener.Contested || verdict == listener.Owned && own[s.Inode] == 0) && !walked {
 			walked = true
