@@ -5,7 +5,6 @@ package integration
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -294,29 +293,19 @@ func TestClientsThatConnectBeforeTheContainerStartsAreServed(t *testing.T) {
 	}
 }
 
-// usurpation is what `testworkload usurp` reported last.
-type usurpation struct {
-	Tries int    `json:"tries"`
-	Taken int    `json:"taken"`
-	How   string `json:"how"`
-}
-
-func (c *container) usurpation() usurpation {
+// grabbed is what the workload, `testworkload grab`, reported last.
+func (c *container) grabbed() loot {
 	c.t.Helper()
-	var u usurpation
-	eventually(c.t, eventTime, "the workload has tried", func() bool {
-		data, err := os.ReadFile(c.log)
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
-		return json.Unmarshal(lines[len(lines)-1], &u) == nil
+	var l loot
+	eventually(c.t, eventTime, "the workload has tried", func() (ok bool) {
+		l, ok = lastLine[loot](c.t, c.log)
+		return ok
 	}, func() string { return "" })
-	return u
+	return l
 }
 
-// usurper is a workload that wants the gateway's port.
-var usurper = []string{"testworkload", "usurp", "--address", harness.GatewayAddress}
+// grabber is a workload that wants the gateway's port.
+var grabber = []string{"testworkload", "grab", "--address", harness.GatewayAddress}
 
 func TestTheWorkloadNeverGetsTheHeldPort(t *testing.T) {
 	for _, mode := range []string{"inherit", "transparent"} {
@@ -324,13 +313,13 @@ func TestTheWorkloadNeverGetsTheHeldPort(t *testing.T) {
 			t.Run(mode+", workload of UID "+user, func(t *testing.T) {
 				p := heldProfile(mode, "--exit-code", "78")
 				p.Restart = "fatal_exit_codes = [78]\nbackoff = { initial = \"50ms\", max = \"100ms\" }"
-				c := run(t, options{profile: p, user: user, command: usurper})
+				c := run(t, options{profile: p, user: user, command: grabber})
 				none := func(when string) {
 					t.Helper()
-					before := c.usurpation().Tries
-					eventually(t, eventTime, "it goes on trying", func() bool { return c.usurpation().Tries > before }, func() string { return "" })
-					if u := c.usurpation(); u.Taken != 0 {
-						t.Fatalf("%s: the workload has got the port %d times in %d tries: %s", when, u.Taken, u.Tries, u.How)
+					before := c.grabbed().Tries
+					eventually(t, eventTime, "it goes on trying", func() bool { return c.grabbed().Tries > before }, func() string { return "" })
+					if l := c.grabbed(); len(l.Taken) != 0 {
+						t.Fatalf("%s: the workload has got the port in %d tries: %q", when, l.Tries, l.Taken)
 					}
 				}
 				none("after the start")
@@ -630,7 +619,7 @@ func (c *container) bindWaits(pid int) {
 
 func TestABindThatWaitsWhenTheWardenIsLostIsAnsweredByTheNext(t *testing.T) {
 	withFailpoints(t)
-	c := run(t, options{profile: heldProfile("transparent"), command: usurper})
+	c := run(t, options{profile: heldProfile("transparent"), command: grabber})
 	before := c.parked()
 	ns := c.netnsFile()
 	end := under(ns, 2)
@@ -668,8 +657,8 @@ func TestABindThatWaitsWhenTheWardenIsLostIsAnsweredByTheNext(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d receipts of one restart", n)
 	}
-	if u := c.usurpation(); u.Taken != 0 {
-		t.Errorf("the workload has got the port: %+v", u)
+	if l := c.grabbed(); len(l.Taken) != 0 {
+		t.Errorf("the workload has got the port: %+v", l)
 	}
 	if l := end(); len(l.refused) != 0 || l.ok == 0 {
 		t.Errorf("%d requests were answered, refused were %v", l.ok, l.refused)
@@ -680,7 +669,7 @@ func TestABindThatWaitsWhenTheWardenIsLostIsAnsweredByTheNext(t *testing.T) {
 func TestUpgradeWardenKeepsWhatIsHeld(t *testing.T) {
 	for _, mode := range []string{"inherit", "transparent"} {
 		t.Run(mode+", while the gateway runs", func(t *testing.T) {
-			c := run(t, options{profile: heldProfile(mode), command: usurper})
+			c := run(t, options{profile: heldProfile(mode), command: grabber})
 			before := c.parked()
 			end := under(c.netnsFile(), 2)
 			if r := gatewarden(t, "upgrade-warden", c.name()); r.Status != 0 {
@@ -696,14 +685,14 @@ func TestUpgradeWardenKeepsWhatIsHeld(t *testing.T) {
 			if r := c.restart(); r.Listeners[0].Inode != before.Listeners[0].Inode {
 				t.Errorf("%+v, want the socket %d", r.Listeners, before.Listeners[0].Inode)
 			}
-			if u := c.usurpation(); u.Taken != 0 {
-				t.Errorf("the workload has got the port: %+v", u)
+			if l := c.grabbed(); len(l.Taken) != 0 {
+				t.Errorf("the workload has got the port: %+v", l)
 			}
 		})
 		t.Run(mode+", in backoff", func(t *testing.T) {
 			p := heldProfile(mode)
 			p.Restart = "backoff = { initial = \"3s\", max = \"3s\" }"
-			c := run(t, options{profile: p, command: usurper})
+			c := run(t, options{profile: p, command: grabber})
 			ns := c.netnsFile()
 			before := c.parked()
 			killProcess(t, before.PID)
@@ -722,8 +711,8 @@ func TestUpgradeWardenKeepsWhatIsHeld(t *testing.T) {
 			if after := c.supervised(before.Warden.PID); after.Listeners[0].Inode != before.Listeners[0].Inode {
 				t.Errorf("%+v, want the socket %d", after.Listeners, before.Listeners[0].Inode)
 			}
-			if u := c.usurpation(); u.Taken != 0 {
-				t.Errorf("the workload has got the port: %+v", u)
+			if l := c.grabbed(); len(l.Taken) != 0 {
+				t.Errorf("the workload has got the port: %+v", l)
 			}
 		})
 	}
@@ -800,7 +789,7 @@ func heldRows() []fault {
 func killHoldingWarden(t *testing.T, mode, point string) (*container, receipt.Status, harness.Result) {
 	withFailpoints(t)
 	// Between its start and its bind a transparent gateway has no descriptor of the socket.
-	c := run(t, options{profile: heldProfile(mode, "--delay-bind", "100ms"), user: "0", command: usurper})
+	c := run(t, options{profile: heldProfile(mode, "--delay-bind", "100ms"), user: "0", command: grabber})
 	before := c.parked()
 	end := under(c.netnsFile(), 2)
 	c.arm(point, "kill")
@@ -815,8 +804,8 @@ func killHoldingWarden(t *testing.T, mode, point string) (*container, receipt.St
 	if l := end(); len(l.refused) != 0 || l.ok == 0 {
 		t.Errorf("%d requests were answered, refused were %v", l.ok, l.refused)
 	}
-	if u := c.usurpation(); u.Taken != 0 || u.Tries == 0 {
-		t.Errorf("the workload has got the port: %+v", u)
+	if l := c.grabbed(); len(l.Taken) != 0 || l.Tries == 0 {
+		t.Errorf("the workload has got the port: %+v", l)
 	}
 	return c, before, r
 }

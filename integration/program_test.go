@@ -312,6 +312,22 @@ func (p program) checkWhoServes(t *testing.T, pids []int, gateway int) {
 	}
 }
 
+// TestAGatewayThatSharesItsPortDoesNotShareItWithTheWorkload has a gateway that sets SO_REUSEPORT on the socket that it was
+// given, as nginx does with one that it inherits and `reuseport`. The kernel then lets sockets of the same UID in.
+func TestAGatewayThatSharesItsPortDoesNotShareItWithTheWorkload(t *testing.T) {
+	p := program{command: []string{"/usr/local/bin/testbind", "--share", harness.GatewayAddress}}
+	c := run(t, options{
+		image: harness.ProgramsImage, profile: p.profile(t, profile.ModeTransparent),
+		command: []string{"testworkload", "grab", "--address", harness.GatewayAddress},
+	})
+	c.parked()
+	roots := c.spawnAs(0, "testworkload", "grab", "--address", harness.GatewayAddress)
+	tried := checkGrab(t, "the container's root", roots, 0)
+	c.restart()
+	checkGrab(t, "the container's root", roots, tried)
+	checkGrab(t, "the workload", c.log, 0)
+}
+
 // TestAHostileBinderTakesWhatNobodyHolds shows that the binder of the other tests is one.
 func TestAHostileBinderTakesWhatNobodyHolds(t *testing.T) {
 	c := run(t, options{command: []string{"testworkload", "grab", "--address", harness.GatewayAddress}})

@@ -39,28 +39,47 @@ func (w *Warden) members() ([]*process.Process, error) {
 // membersOf is members for those that run under one UID, which has to be the gateway's: what has that one as its effective
 // UID has it as its real one too, since nothing but the gateway's own processes has either, and these can't change theirs
 // (posture, no_new_privs and no capabilities).
-func (w *Warden) membersOf(uid uint32) ([]*process.Process, error) {
-	pids, err := w.numbers()
-	if err != nil {
-		return nil, err
+//
+// One that ended between the list and the look may have left a child that came too late for the list; so it is listed again
+// then, unless processes come and go all the time.
+func (w *Warden) membersOf(uid uint32) (found []*process.Process, err error) {
+	for range maxListings {
+		for _, p := range found {
+			p.Close()
+		}
+		found = nil
+		pids, err := w.numbers()
+		if err != nil {
+			return nil, err
+		}
+		vanished := false
+		for _, pid := range pids {
+			owner, err := process.OwnerOf(pid)
+			if err != nil || owner != uid {
+				vanished = vanished || err != nil
+				continue
+			}
+			p := w.member(pid)
+			if p == nil {
+				vanished = true
+				continue
+			}
+			if po, err := p.Posture(); err != nil || po.UID[0] != uid {
+				p.Close() // the number has become somebody else's, or it ended
+				vanished = true
+				continue
+			}
+			found = append(found, p)
+		}
+		if !vanished {
+			break
+		}
 	}
-	var out []*process.Process
-	for _, pid := range pids {
-		if owner, err := process.OwnerOf(pid); err != nil || owner != uid {
-			continue // another's, or it ended since
-		}
-		p := w.member(pid)
-		if p == nil {
-			continue
-		}
-		if po, err := p.Posture(); err != nil || po.UID[0] != uid {
-			p.Close() // the number has become somebody else's, or it ended
-			continue
-		}
-		out = append(out, p)
-	}
-	return out, nil
+	return found, nil
 }
+
+// maxListings bounds how often the processes are listed for one look.
+const maxListings = 4
 
 // member takes hold of the process with the number pid, which is from the cgroup's list, if it lives in the container's PID
 // namespace. It gives nil for one that has ended since, and for one that has taken the number.

@@ -7,7 +7,6 @@
 //	testworkload hold --address ADDRESS [--reuseport] [--for D]   bind and keep the address: HOST:PORT, unix:///PATH, unix://@NAME
 //	testworkload hold --address unix:///PATH --replace           the same, by a rename onto what is there
 //	testworkload grab --address HOST:PORT       try to take that port in every way, until it is ended: {"tries":…,"errnos":{…},"taken":[…]}
-//	testworkload usurp --address HOST:PORT                       try to get the port by every way there is, until it is ended: {"tries":…,"taken":…,"how":"…"}
 //	testworkload fill [--on]                    start processes until the kernel refuses another one, and keep them; --on: go on trying
 //	testworkload hog --bytes N                  use that much memory and keep it
 package main
@@ -41,7 +40,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: testworkload talk|get|attack|hold|grab|usurp|fill|hog …")
+		return errors.New("usage: testworkload talk|get|attack|hold|grab|fill|hog …")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	address := fs.String("address", "127.0.0.1:18789", "")
@@ -78,11 +77,6 @@ func run(args []string) error {
 			return err
 		}
 		return grab(*address)
-	case "usurp":
-		if err := fs.Parse(args[1:]); err != nil {
-			return err
-		}
-		return usurp(*address)
 	case "fill":
 		on := fs.Bool("on", false, "")
 		if err := fs.Parse(args[1:]); err != nil {
@@ -97,70 +91,6 @@ func run(args []string) error {
 		return hog(*n)
 	}
 	return fmt.Errorf("unknown mode %q", args[0])
-}
-
-// usurpation is what usurp prints, each time the whole so far.
-type usurpation struct {
-	Tries int    `json:"tries"`
-	Taken int    `json:"taken"` // times that it listened on the port
-	How   string `json:"how"`   // the first time
-}
-
-// usurp tries to listen on the port, on the address itself and on every other that competes with it, with and without the
-// reuse of addresses and ports.
-func usurp(address string) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	var u usurpation
-	printed := time.Time{}
-	for {
-		for _, ip := range []string{ap.Addr().String(), "0.0.0.0", "::", "::1", "127.0.0.2", "::ffff:127.0.0.1"} {
-			for options := range 8 {
-				u.Tries++
-				if err := usurpOnce(netip.AddrPortFrom(netip.MustParseAddr(ip), ap.Port()), options); err == nil {
-					if u.Taken++; u.Taken == 1 {
-						u.How = fmt.Sprintf("%s, options %#b", ip, options)
-					}
-				} else if !errors.Is(err, unix.EADDRINUSE) {
-					return fmt.Errorf("%s, options %#b: %w", ip, options, err)
-				}
-			}
-		}
-		if time.Since(printed) > 50*time.Millisecond {
-			printed = time.Now()
-			if err := report(u); err != nil {
-				return err
-			}
-		}
-		time.Sleep(200 * time.Microsecond)
-	}
-}
-
-// usurpOnce binds and listens. The bits of options: SO_REUSEADDR, SO_REUSEPORT, IPV6_V6ONLY.
-func usurpOnce(to netip.AddrPort, options int) error {
-	family, sa, err := sockaddr(to.String())
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	for bit, o := range []struct{ level, name int }{{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.SOL_SOCKET, unix.SO_REUSEPORT}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}} {
-		if options>>bit&1 == 0 || o.level == unix.IPPROTO_IPV6 && (family != unix.AF_INET6 || to.Addr().Is4In6()) {
-			continue
-		}
-		if err := unix.SetsockoptInt(fd, o.level, o.name, 1); err != nil {
-			return err
-		}
-	}
-	if err := unix.Bind(fd, sa); err != nil {
-		return err
-	}
-	return unix.Listen(fd, 1)
 }
 
 // fill starts sleeping processes until there can't be another one.
@@ -470,7 +400,9 @@ func grab(address string) error {
 	protocols := streams()
 	printed := time.Time{}
 	for {
-		for _, at := range []netip.Addr{a.Addr(), netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.AddrFrom16(a.Addr().As16())} {
+		for _, at := range []netip.Addr{
+			a.Addr(), netip.AddrFrom4([4]byte{127, 0, 0, 2}), netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.IPv6Loopback(), netip.AddrFrom16(a.Addr().As16()),
+		} {
 			for _, protocol := range protocols {
 				for _, options := range [][]int{{}, {unix.SO_REUSEADDR}, {unix.SO_REUSEPORT}, {unix.SO_REUSEADDR, unix.SO_REUSEPORT}} {
 					l.Tries++
