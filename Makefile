@@ -26,6 +26,9 @@ DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificat
 # What integration tests run as gateways, unmodified.
 PROGRAM_DEBS = nginx haproxy nodejs python3
 
+# The benchmarks' peers.
+DEBS_BENCH = s6 runit supervisor conmon
+
 HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m
 INTEGRATION_TIMEOUT ?= 40m
@@ -33,6 +36,12 @@ INTEGRATION_RUN ?= .
 # For each fuzz target; two run at a time. FUZZ chooses among "PACKAGE NAME" by a regular expression.
 FUZZTIME ?= 60s
 FUZZ ?= .
+# Figures to measure, by a regular expression, and runs of each measurement. Only a whole run of at least 5 is written to docs/.
+BENCH ?= .
+BENCH_RUNS ?= 7
+BENCH_OUT ?= $(if $(filter-out .,$(BENCH))$(filter 1 2 3 4,$(BENCH_RUNS))$(BENCH_FLAGS),.cache/bench,docs)
+# -short: few and small things; -merge: keep the other figures of BENCH_OUT.
+BENCH_FLAGS ?=
 
 .DEFAULT_GOAL = build
 say = @echo "==> $(1)"
@@ -80,15 +89,30 @@ comma = ,
 
 # ---- what the build and the tests need
 
-.PHONY: root deps programs toolchain testbin
+.PHONY: root deps deps-bench programs toolchain testbin
 root:
 	@command -v $(GO) >/dev/null || { echo "gatewarden: Go is needed (see go.mod for the version): https://go.dev/dl/" >&2; exit 1; }
 	@test "$$(id -u)" = 0 || { echo "gatewarden: this starts containers, so it needs root: run it as root, or with sudo -E" >&2; exit 1; }
 
 deps: ## install the Debian packages that are missing (root)
+	$(call packages,$(DEBS))
+
+# Some of the peers would start their daemon when they are installed; policy-rc.d (invoke-rc.d(8)) says no.
+deps-bench: deps
+	@policy=/usr/sbin/policy-rc.d; \
+	if test ! -e $$policy; then \
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT INT TERM; printf '#!/bin/sh\nexit 101\n' >$$policy && chmod 755 $$policy; fi; \
+	$(MAKE) --no-print-directory peers
+
+.PHONY: peers
+peers:
+	$(call packages,$(DEBS_BENCH))
+
+# $(call packages,NAMES): install those of these Debian packages that are missing.
+define packages
 	@command -v apt-get >/dev/null || { \
-		echo "==> not a Debian system: these, or their equivalents, have to be there: $(DEBS)"; exit 0; }; \
-	missing=; for p in $(DEBS); do \
+		echo "==> not a Debian system: these, or their equivalents, have to be there: $(1)"; exit 0; }; \
+	missing=; for p in $(1); do \
 		test "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed || missing="$$missing $$p"; done; \
 	if test -z "$$missing"; then echo "==> Debian packages: all there"; exit 0; fi; \
 	if test "$$(id -u)" != 0; then \
@@ -96,6 +120,7 @@ deps: ## install the Debian packages that are missing (root)
 	echo "==> installing Debian packages:$$missing"; \
 	export DEBIAN_FRONTEND=noninteractive; \
 	apt-get update -qq </dev/null && apt-get install -y -qq --no-install-recommends $$missing </dev/null
+endef
 
 # Not installed but unpacked: nobody wants a web server to be started by the tests of another program.
 programs: ## nginx, haproxy, node and python for the tests: those of the host, else unpacked into .cache/programs (root)
@@ -137,6 +162,7 @@ testbin: launcher compiler ## the test programs, the demo and a hook with failpo
 	$(call say,building the test programs$(comma) the demo and a hook with failpoints)
 	@mkdir -p $(TESTBIN)
 	CGO_ENABLED=0 env -u GOARCH $(GOBUILD) -ldflags '-s -w' -o $(TESTBIN)/ ./integration/cmd/...
+	cc -static -O2 -s -Wall -Wextra -o $(TESTBIN)/floor integration/floor/floor.c
 	CGO_ENABLED=1 env -u GOARCH $(GOBUILD) -tags '$(HOOK_TAGS) failpoints' \
 		-ldflags '-s -w -linkmode external -extldflags "-static" $(STAMP)' -o $(TESTBIN)/gatewarden-hook-failpoints ./hook
 
@@ -194,6 +220,14 @@ staticcheck:
 nokill:
 	$(call say,no signal goes to a process by its number)
 	$(GO) test -count=1 ./integration/nokill/
+
+# ---- benchmarks
+
+.PHONY: bench
+bench: root ## measure beside floor and peers: docs/benchmarks.md (root; half an hour); BENCH=REGEXP, BENCH_RUNS=N, BENCH_FLAGS=-short
+	@$(MAKE) --no-print-directory deps-bench toolchain build testbin
+	$(call say,benchmarks: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
+	@exec $(TESTBIN)/bench -runs $(BENCH_RUNS) -only '$(BENCH)' -out $(BENCH_OUT) $(BENCH_FLAGS)
 
 # ---- demo
 

@@ -133,6 +133,9 @@ func (h *Host) Bin(name string) string { return filepath.Join(h.Repository, "bin
 // Runc is the path of runc.
 func (h *Host) Runc() string { return h.tool("runc") }
 
+// Tool is the path of one of the pinned tools: containerd, ctr, containerd-shim-runc-v2, runc.
+func (h *Host) Tool(name string) string { return h.tool(name) }
+
 func (h *Host) tool(name string) string { return filepath.Join(h.Repository, ".cache", "bin", name) }
 
 func (h *Host) testProgram(name string) string {
@@ -318,6 +321,9 @@ func (h *Host) Context(ctx context.Context) context.Context {
 func (h *Host) WriteProfile(name, toml string) error {
 	return os.WriteFile(filepath.Join(h.ProfileDir, name+".toml"), []byte(toml), 0o644)
 }
+
+// TestProgramPath is the path of one of the test programs.
+func (h *Host) TestProgramPath(name string) string { return h.testProgram(name) }
 
 // TestProgram gives the content of one of the test programs.
 func (h *Host) TestProgram(name string) ([]byte, error) { return os.ReadFile(h.testProgram(name)) }

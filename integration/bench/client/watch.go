@@ -169,3 +169,19 @@ func instanceOf(answer []byte, at time.Time) (string, time.Time, error) {
 	}
 	return who.Instance, at, nil
 }
+
+// Answers waits until s answers.
+func Answers(ctx context.Context, s Server) error {
+	return s.inside(func() error {
+		for {
+			_, _, err := ask(ctx, s)
+			if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, errCut) {
+				return err
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("GET http://%v/: %w: %w", s.Address, ctx.Err(), err)
+			}
+			time.Sleep(pause)
+		}
+	})
+}

@@ -35,11 +35,7 @@ func (r Results) targets(b *strings.Builder) {
 	b.WriteString("| figure | what | against | target | measured | met? |\n|---|---|---|---|---|---|\n")
 	for _, f := range r.Figures {
 		for _, t := range f.Targets {
-			target := "≤ "
-			if t.Below {
-				target = "< "
-			}
-			target += withUnit(t.Limit, t.Unit)
+			target := string(t.Bound) + " " + withUnit(t.Limit, t.Unit)
 			if t.Goal != nil {
 				target += ", goal " + withUnit(*t.Goal, t.Unit)
 			}

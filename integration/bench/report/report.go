@@ -109,30 +109,46 @@ type Point struct {
 	Samples sample.Sample `json:"samples"`
 }
 
-// Target is a bound for a measured value: at most Limit, or, if Below, less than it.
+// Bound tells how a measured value is compared with a limit.
+type Bound string
+
+// The bounds.
+const (
+	AtMost  Bound = "≤"
+	Below   Bound = "<"
+	AtLeast Bound = "≥"
+)
+
+func (b Bound) holds(v, limit float64) bool {
+	switch b {
+	case AtMost:
+		return v <= limit
+	case Below:
+		return v < limit
+	case AtLeast:
+		return v >= limit
+	}
+	return false
+}
+
+// Target is a bound for a measured value.
 type Target struct {
 	What     string   `json:"what"`
 	Against  string   `json:"against,omitempty"`
+	Bound    Bound    `json:"bound"`
 	Limit    float64  `json:"limit"`
 	Goal     *float64 `json:"goal,omitempty"` // better than the limit
-	Below    bool     `json:"below,omitempty"`
 	Unit     string   `json:"unit"`
 	Measured *float64 `json:"measured"` // null: could not be measured
 }
 
 // Met tells whether the target is met. What was not measured is not.
-func (t Target) Met() bool {
-	switch {
-	case t.Measured == nil:
-		return false
-	case t.Below:
-		return *t.Measured < t.Limit
-	}
-	return *t.Measured <= t.Limit
-}
+func (t Target) Met() bool { return t.Measured != nil && t.Bound.holds(*t.Measured, t.Limit) }
 
 // GoalMet tells whether the goal, if there is one, is met too.
-func (t Target) GoalMet() bool { return t.Goal != nil && t.Measured != nil && *t.Measured <= *t.Goal }
+func (t Target) GoalMet() bool {
+	return t.Goal != nil && t.Measured != nil && t.Bound.holds(*t.Measured, *t.Goal)
+}
 
 // Row gives the row of that name, or nil.
 func (f *Figure) Row(name string) *Row {

@@ -33,13 +33,13 @@ func results() Results {
 					{Name: "transparent", Kind: plot.Ours, Missing: "not\nsupported"},
 				},
 				Targets: []Target{
-					{What: "inherit", Against: "floor", Limit: 1.3, Goal: number(1.1), Unit: Times, Measured: number(1.3)},
-					{What: "transparent", Against: "floor", Limit: 1.6, Unit: Times},
-					{What: "inherit", Against: "the fastest peer", Limit: 1, Below: true, Unit: Times, Measured: number(1)},
+					{What: "inherit", Against: "floor", Bound: AtMost, Limit: 1.3, Goal: number(1.1), Unit: Times, Measured: number(1.3)},
+					{What: "transparent", Against: "floor", Bound: AtMost, Limit: 1.6, Unit: Times},
+					{What: "inherit", Against: "the fastest peer", Bound: Below, Limit: 1, Unit: Times, Measured: number(1)},
 				}},
 			{Name: "memory", Title: "Memory", Unit: "kB", How: "From smaps_rollup.", Plot: Bars, Axis: "kB per container", Runs: 1, Begin: begin, Commit: "abc",
 				Rows:    []Row{{Name: "warden", Kind: plot.Ours, Values: []Value{{Name: "private", Value: 900, Unit: "kB"}, {Name: "shared", Value: 100, Unit: "kB"}, {Name: "processes", Value: 2}}}},
-				Targets: []Target{{What: "warden", Limit: 3000, Goal: number(1500), Unit: "kB", Measured: number(1000)}}},
+				Targets: []Target{{What: "warden", Bound: AtMost, Limit: 3000, Goal: number(1500), Unit: "kB", Measured: number(1000)}}},
 			{Name: "fleet", Title: "Fleet", Unit: "ms", How: "Grown.", Plot: Lines, Axis: "milliseconds", X: "containers", Runs: 5, Begin: begin, Commit: "abc",
 				Curves: []Curve{
 					{Name: "restart", Kind: plot.Ours, Points: []Point{{1, sample.Sample{10}}, {200, sample.Sample{12}}}},
@@ -101,12 +101,15 @@ func TestATargetIsMetAtItsLimitAndAnUnmeasuredOneNever(t *testing.T) {
 		target Target
 		met    bool
 	}{
-		{"under", Target{Limit: 2, Measured: number(1)}, true},
-		{"at", Target{Limit: 2, Measured: number(2)}, true},
-		{"over", Target{Limit: 2, Measured: number(2.001)}, false},
-		{"below, at", Target{Limit: 2, Below: true, Measured: number(2)}, false},
-		{"zero", Target{Limit: 0, Measured: number(0)}, true},
-		{"not measured", Target{Limit: 2}, false},
+		{"under", Target{Bound: AtMost, Limit: 2, Measured: number(1)}, true},
+		{"at", Target{Bound: AtMost, Limit: 2, Measured: number(2)}, true},
+		{"over", Target{Bound: AtMost, Limit: 2, Measured: number(2.001)}, false},
+		{"below, at", Target{Bound: Below, Limit: 2, Measured: number(2)}, false},
+		{"zero", Target{Bound: AtMost, Limit: 0, Measured: number(0)}, true},
+		{"at least, under", Target{Bound: AtLeast, Limit: 2, Measured: number(1)}, false},
+		{"at least, over", Target{Bound: AtLeast, Limit: 2, Measured: number(3)}, true},
+		{"no bound", Target{Limit: 2, Measured: number(1)}, false},
+		{"not measured", Target{Bound: AtMost, Limit: 2}, false},
 	} {
 		if got := c.target.Met(); got != c.met {
 			t.Errorf("%s: met is %v", c.name, got)
