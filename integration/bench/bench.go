@@ -26,6 +26,7 @@ type Options struct {
 	Runs  int            // of each measurement; at least 5 for figures that are to be published
 	Only  *regexp.Regexp // the figures whose names match; nil: all
 	Short bool           // few and small things, to see whether it works
+	Alone bool           // without the peers that have to be installed
 	Log   io.Writer      // what is being done, for people
 }
 
@@ -182,6 +183,12 @@ func eventually(ctx context.Context, what string, ok func() (bool, error)) error
 
 // millis is a duration as the figures have it.
 func millis(d time.Duration) float64 { return float64(d) / 1e6 }
+
+// inOrder gives the rows of a figure in the order of names.
+func inOrder(names []string, rows ...report.Row) []report.Row {
+	slices.SortStableFunc(rows, func(a, b report.Row) int { return slices.Index(names, a.Name) - slices.Index(names, b.Name) })
+	return rows
+}
 
 // number gives a pointer to v.
 func number(v float64) *float64 { return &v }

@@ -40,7 +40,7 @@ func profileOf(mode string, args ...string) harness.Profile {
 
 // unsupported tells why a mode is none, or gives nil.
 func unsupported(mode string) error {
-	_, err := profile.Parse(mode+".toml", []byte(profileOf(mode).TOML()))
+	_, err := profile.Parse(mode, []byte(profileOf(mode).TOML()))
 	return err
 }
 
@@ -85,7 +85,7 @@ func (b *bench) runFlags(id string, s spec) ([]string, error) {
 
 // run starts a container.
 func (b *bench) run(ctx context.Context, s spec) (c *container, err error) {
-	c = &container{b: b, id: b.id("c")}
+	c = &container{b: b, id: b.id("b")}
 	flags, err := b.runFlags(c.id, s)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,8 @@ const flatLimit = 1.25
 const flatHow = " Flat means here: at the right end at most 1.25 times what it is at the left end."
 
 const processesHow = `A container whose workload has that many processes, the first one included. One restart after the other through the control socket, until the
-successor's first answer as above, each beside one of the floor.` + flatHow
+successor's first answer as above, each beside one of the floor. Meanwhile starts of another container, until its workload runs, beside the stock
+shim's.` + flatHow
 
 const containersHow = `That many containers with a gateway on one host. Restarts of one of them through the control socket until the successor's first answer,
 each beside one of the floor; starts of one more, until its workload runs, beside the stock shim's; ` + "`gatewarden ps`" + ` from its start to its exit.` + flatHow
@@ -90,6 +91,10 @@ func (c *container) subject(name string) *subject {
 
 // measureProcesses measures restarts beside many processes of the workload.
 func (b *bench) measureProcesses(ctx context.Context) (_ []report.Figure, err error) {
+	first, err := supported()
+	if err != nil {
+		return nil, err
+	}
 	floor, err := b.floor(ctx)
 	if err != nil {
 		return nil, err
@@ -109,6 +114,7 @@ func (b *bench) measureProcesses(ctx context.Context) (_ []report.Figure, err er
 		}
 		ours = append(ours, c)
 	}
+	started, stock := &curve{name: "start of another one, " + first, kind: plot.Ours}, &curve{name: "start, " + stockName, kind: plot.Peer}
 	for _, n := range b.n.processes {
 		var beside sample.Sample
 		for i, mode := range modes {
@@ -120,6 +126,9 @@ func (b *bench) measureProcesses(ctx context.Context) (_ []report.Figure, err er
 				return nil, fmt.Errorf("%d processes: %w", n, err)
 			}
 			err = sampled(ctx, b.o.Runs*2, floor, s)
+			if mode == first && err == nil {
+				err = b.starts(ctx, n, mode, fifo, started, stock)
+			}
 			if err := errors.Join(err, s.stop()); err != nil {
 				return nil, fmt.Errorf("%d processes: %w", n, err)
 			}
@@ -129,11 +138,28 @@ func (b *bench) measureProcesses(ctx context.Context) (_ []report.Figure, err er
 		floorCurve.add(n, beside)
 	}
 	f := report.Figure{Name: processesFigure, Title: "A restart beside many processes", Unit: "ms", How: processesHow, Plot: report.Lines,
-		Axis: "milliseconds to the first answer", X: "processes of the workload", Curves: curvesOf(append(ours, floorCurve))}
-	for _, c := range ours {
+		Axis: "milliseconds to the first answer", X: "processes of the workload", Curves: curvesOf(append(ours, floorCurve, started, stock))}
+	for _, c := range append(ours, started) {
 		f.Targets = append(f.Targets, c.flat())
 	}
 	return []report.Figure{f}, nil
+}
+
+// starts measures starts in a mode, and with the stock shim, in turn, and adds them to the curves at x.
+func (b *bench) starts(ctx context.Context, x int, mode string, fifo *signalled, ours, stock *curve) error {
+	p := profileOf(mode)
+	one := &started{spec: spec{runtime: harness.Gatewarden, profile: &p}}
+	other := &started{spec: spec{runtime: harness.Stock}}
+	for range b.o.Runs {
+		for _, s := range []*started{one, other} {
+			if err := b.measureOneStart(ctx, s, fifo); err != nil {
+				return err
+			}
+		}
+	}
+	ours.add(x, one.millis)
+	stock.add(x, other.millis)
+	return nil
 }
 
 // crowded starts a container whose workload has n processes.
@@ -163,7 +189,11 @@ func (b *bench) measureContainers(ctx context.Context) (_ []report.Figure, err e
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, floor.stop()) }()
+	defer func() {
+		if floor != nil {
+			err = errors.Join(err, floor.stop())
+		}
+	}()
 	fifo, err := b.newFIFO()
 	if err != nil {
 		return nil, err
@@ -192,22 +222,17 @@ func (b *bench) measureContainers(ctx context.Context) (_ []report.Figure, err e
 		}
 		restart.add(n, s.samples)
 		floorCurve.add(n, floor.samples)
+		if err := b.starts(ctx, n, mode, fifo, start, stock); err != nil {
+			return nil, fmt.Errorf("%d containers: %w", n, err)
+		}
 		var asked sample.Sample
-		one, other := &started{spec: annotated}, &started{spec: spec{runtime: harness.Stock}}
 		for range b.o.Runs {
-			for _, s := range []*started{one, other} {
-				if err := b.measureOneStart(ctx, s, fifo); err != nil {
-					return nil, fmt.Errorf("%d containers: %w", n, err)
-				}
-			}
 			r, err := b.command(ctx, "ps", "--json")
 			if err != nil {
 				return nil, err
 			}
 			asked = append(asked, millis(r.Time))
 		}
-		start.add(n, one.millis)
-		stock.add(n, other.millis)
 		ps.add(n, asked)
 	}
 	curves := report.Figure{Name: containersFigure, Title: "With many containers on the host", Unit: "ms", How: containersHow, Plot: report.Lines,
@@ -218,8 +243,9 @@ func (b *bench) measureContainers(ctx context.Context) (_ []report.Figure, err e
 	if err != nil {
 		return nil, err
 	}
-	err = b.removeMany(all)
-	all = nil
+	// All that is looked for is ours.
+	err = errors.Join(floor.stop(), b.removeMany(all))
+	floor, all = nil, nil
 	if err != nil {
 		return nil, err
 	}

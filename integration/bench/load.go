@@ -66,7 +66,11 @@ func (b *bench) measureLoad(ctx context.Context) (_ []report.Figure, err error) 
 			add(s, drains, b.n.loadRestarts)
 		}
 	}
-	for _, start := range []func(context.Context, ...string) (*subject, error){b.s6, b.runit} {
+	peers := []func(context.Context, ...string) (*subject, error){b.s6, b.runit}
+	if b.o.Alone {
+		peers = nil
+	}
+	for _, start := range peers {
 		s, err := start(ctx, "--drain")
 		if err != nil {
 			return nil, err
@@ -87,7 +91,11 @@ func (b *bench) measureLoad(ctx context.Context) (_ []report.Figure, err error) 
 	for _, l := range all {
 		f.Rows = append(f.Rows, l.row(b.n.rate))
 	}
-	f.Rows = append(f.Rows, missing...)
+	var names []string
+	for _, mode := range modes {
+		names = append(names, loadedName(mode, true), loadedName(mode, false))
+	}
+	f.Rows = inOrder(append(names, loadedName(runitName, true), loadedName(s6Name, true)), append(f.Rows, missing...)...)
 	for _, mode := range []string{"inherit", "transparent"} {
 		row := f.Row(loadedName(mode, true))
 		lost := report.Target{What: mode + ": refused, or reset before accept", Bound: report.AtMost, Unit: "requests"}

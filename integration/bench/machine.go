@@ -69,7 +69,9 @@ func (b *bench) machine(ctx context.Context) (report.Machine, error) {
 		add("runc", b.h.Runc(), "--version"),
 	)
 	for _, p := range packages {
-		err = errors.Join(err, add(p, "dpkg-query", "-W", "-f", "${Version}", p))
+		if !b.o.Alone {
+			err = errors.Join(err, add(p, "dpkg-query", "-W", "-f", "${Version}", p))
+		}
 	}
 	if err != nil {
 		return m, err

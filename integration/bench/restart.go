@@ -21,7 +21,7 @@ tells it in its answer: the first answer of another instance than before is the 
 command, to the arrival of that answer. It does not contain the proofs that follow the start.
 
 The floor is a small C program on the host that holds the listening socket and does nothing but SIGTERM, wait, fork and exec for each line on its
-standard input. s6, runit and supervisor run the same program on the host, where it binds anew, under a plain service with their defaults; before each
+standard input. s6, runit and supervisor run the same gateway on the host, where it binds anew, under a plain service with their defaults; before each
 restart it has run for 1.2 s, more than the second that s6 and runit demand between two starts. ` + "`ctr task rm -f`" + ` and ` + "`ctr task start`" + ` recreate the task of a
 container whose first process is the gateway, in the host's network. The starter of ` + "`runc exec`" + ` is a shell in a plain container that ends the gateway
 before, waits for its end and becomes the next one. Ours are one container for each mode. The stages are those of the receipts.`
@@ -38,7 +38,7 @@ func (b *bench) measureRestart(ctx context.Context) (_ []report.Figure, err erro
 	all = append(all, s)
 	for _, mode := range modes {
 		if why := unsupported(mode); why != nil {
-			for _, name := range []string{socketName(mode), commandName(mode)} {
+			for _, name := range []string{socketName(mode), commandName(mode), execName(mode)} {
 				missing = append(missing, report.Row{Name: name, Kind: plot.Ours, Missing: why.Error()})
 			}
 			continue
@@ -49,11 +49,13 @@ func (b *bench) measureRestart(ctx context.Context) (_ []report.Figure, err erro
 		}
 		all = append(all, ours...)
 	}
-	for _, start := range []func(context.Context) (*subject, error){
-		func(ctx context.Context) (*subject, error) { return b.s6(ctx) },
-		func(ctx context.Context) (*subject, error) { return b.runit(ctx) },
-		b.supervisor, b.recreate, b.runcExec,
-	} {
+	peers := []func(context.Context) (*subject, error){b.recreate, b.runcExec}
+	if !b.o.Alone {
+		peers = append(peers, b.supervisor,
+			func(ctx context.Context) (*subject, error) { return b.s6(ctx) },
+			func(ctx context.Context) (*subject, error) { return b.runit(ctx) })
+	}
+	for _, start := range peers {
 		s, err := start(ctx)
 		if err != nil {
 			return nil, err
@@ -78,7 +80,11 @@ func (b *bench) measureRestart(ctx context.Context) (_ []report.Figure, err erro
 	for _, s := range all {
 		f.Rows = append(f.Rows, report.Row{Name: s.name, Kind: s.kind, Samples: s.samples, Values: stages(s.receipts)})
 	}
-	f.Rows = append(f.Rows, missing...)
+	names := []string{floorName}
+	for _, mode := range modes {
+		names = append(names, socketName(mode), commandName(mode), execName(mode))
+	}
+	f.Rows = inOrder(append(names, runitName, runcExecName, supervisorName, recreateName, s6Name), append(f.Rows, missing...)...)
 	f.Targets = []report.Target{
 		ratioTarget(&f, socketName("inherit"), floorName, 1.3, number(1.1)),
 		ratioTarget(&f, socketName("transparent"), floorName, 1.6, nil),

@@ -70,7 +70,11 @@ func (b *bench) measureStart(ctx context.Context) (_ []report.Figure, err error)
 		values := append([]report.Value{{Name: "ctr returns", Value: s.returned.Median(), Unit: "ms"}}, stages(s.receipts)...)
 		f.Rows = append(f.Rows, report.Row{Name: s.name, Kind: s.kind, Samples: s.millis, Values: values})
 	}
-	f.Rows = append(f.Rows, missing...)
+	names := []string{stockName, plainName}
+	for _, mode := range modes {
+		names = append(names, annotatedName+mode)
+	}
+	f.Rows = inOrder(names, append(f.Rows, missing...)...)
 	for _, mode := range modes {
 		f.Targets = append(f.Targets, ratioTarget(&f, annotatedName+mode, stockName, 1.35, nil))
 	}
@@ -103,7 +107,7 @@ func (b *bench) measureOneStart(ctx context.Context, s *started, fifo *signalled
 
 // startTimed makes a container and tells when its workload ran, and when ctr returned. A container that it gives has to be removed.
 func (b *bench) startTimed(ctx context.Context, sp spec, fifo *signalled) (ran, returned time.Duration, c *container, err error) {
-	c = &container{b: b, id: b.id("c")}
+	c = &container{b: b, id: b.id("b")}
 	sp.flags = append(append([]string{}, sp.flags...), fifo.flags()...)
 	flags, err := b.runFlags(c.id, sp)
 	if err != nil {

@@ -133,7 +133,7 @@ func (b *bench) floor(ctx context.Context) (*subject, error) {
 	return s, nil
 }
 
-// ours gives the subjects of one container: asked by its control socket, and by the command.
+// ours gives the subjects of one container: asked by its control socket, by the command, and by an exec of it.
 func (b *bench) ours(ctx context.Context, mode string) ([]*subject, error) {
 	p := profileOf(mode)
 	c, err := b.run(ctx, spec{runtime: harness.Gatewarden, profile: &p})
@@ -151,11 +151,16 @@ func (b *bench) ours(ctx context.Context, mode string) ([]*subject, error) {
 				_, err := b.command(ctx, "restart", "--quiet", c.name())
 				return nil, err
 			}},
+		{name: execName(mode), kind: plot.Ours, server: c.server(), ready: ready,
+			restart: func(ctx context.Context) (*receipt.Receipt, error) {
+				return nil, b.ctr(ctx, "task", "exec", "--exec-id", b.id("e"), c.id, "gatewarden", "restart", "--quiet")
+			}},
 	}, nil
 }
 
 func socketName(mode string) string  { return mode + ", control socket" }
 func commandName(mode string) string { return mode + ", gatewarden restart" }
+func execName(mode string) string    { return mode + ", by ctr task exec" }
 
 // respawn is longer than the time that s6 and runit demand between two starts.
 const respawn = 1200 * time.Millisecond

@@ -69,7 +69,7 @@ func (m Machine) table(b *strings.Builder) {
 		{Name: "kernel", Text: m.Kernel},
 		{Name: "cgroup", Text: m.Cgroup},
 		{Name: "system", Text: m.System},
-		{Name: "gatewarden", Text: m.Commit},
+		{Name: "commit", Text: m.Commit},
 	}
 	b.WriteString("| | |\n|---|---|\n")
 	for _, v := range append(rows, m.Programs...) {

@@ -42,12 +42,14 @@ func main() {
 func run(ctx context.Context) error {
 	o := bench.Options{Log: os.Stderr}
 	flag.IntVar(&o.Runs, "runs", 7, "runs of each measurement")
+	flag.BoolVar(&o.Alone, "alone", false, "without the peers that have to be installed")
 	flag.BoolVar(&o.Short, "short", false, "few and small things, to see whether it works")
 	flag.Func("only", "measure the figures whose names match this regular expression: "+strings.Join(bench.Figures(), ", "), func(s string) (err error) {
 		o.Only, err = regexp.Compile(s)
 		return err
 	})
 	out := flag.String("out", "docs", "directory for the results")
+	partial := flag.String("partial", ".cache/bench-partial", "directory for what was measured before a failure")
 	merge := flag.Bool("merge", false, "keep the figures that are there already and are not measured now")
 	render := flag.Bool("render", false, "measure nothing; write page and plots anew from the numbers that are there")
 	flag.Parse()
@@ -67,6 +69,11 @@ func run(ctx context.Context) error {
 	if !*render {
 		measured, err := measure(ctx, o)
 		if err != nil {
+			// What took minutes to measure is kept, where it is no whole report.
+			if len(measured.Figures) > 0 {
+				_, werr := measured.Write(*partial)
+				err = errors.Join(fmt.Errorf("%w (what was measured until then is in %s)", err, *partial), werr)
+			}
 			return err
 		}
 		results.Merge(measured)
