@@ -49,7 +49,7 @@ func (o Options) sizes() sizes {
 		return sizes{fast: 1, loadRestarts: 3, peerRestarts: 1, rate: 300, containers: []int{1, 3}, processes: []int{1, 20}, resting: 2,
 			restingTime: time.Second, sideBySide: 8, makeSideBySide: 2}
 	}
-	return sizes{fast: 4, loadRestarts: 200, peerRestarts: 50, rate: 2200, containers: []int{1, 10, 50, 100, 200}, processes: []int{1, 10, 100, 500, 1000},
+	return sizes{fast: 4, loadRestarts: 200, peerRestarts: 30, rate: 2200, containers: []int{1, 10, 50, 100, 200}, processes: []int{1, 10, 100, 500, 1000},
 		resting: 20, restingTime: 10 * time.Second, sideBySide: 8, makeSideBySide: 4}
 }
 

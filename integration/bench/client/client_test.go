@@ -168,11 +168,11 @@ func serve(l net.Listener, do func(*net.TCPConn)) {
 func TestConnectionsInTheQueueOfAListenerThatIsClosedAreCut(t *testing.T) {
 	l := listen(t)
 	load := BeginLoad(serverAt(t, l), "/", 200)
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
 	l.Close()
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
 	c, err := load.End()
-	if err != nil || c.Cut < 5 || c.Refused < 2 || c.Cut+c.Refused != c.Offered {
+	if err != nil || c.Cut == 0 || c.Refused == 0 || c.Cut+c.Refused != c.Offered {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

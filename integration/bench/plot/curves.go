@@ -19,7 +19,7 @@ type Curve struct {
 	Points []Point
 }
 
-// Curves is a plot of medians over X, which is logarithmic; Y begins at 0.
+// Curves is a plot of medians over X, both axes logarithmic: what does not grow with X is level, and ratios are distances.
 type Curves struct {
 	Title  string
 	X, Y   string // what is on the axes, with units
@@ -39,8 +39,10 @@ func (d Curves) SVG() string {
 	var xs, all sample.Sample
 	for _, curve := range d.Curves {
 		for _, p := range curve.Points {
-			xs = append(xs, p.X)
-			all = append(all, p.Values.Quantile(0.75))
+			if p.X > 0 && p.Values.Min() > 0 {
+				xs = append(xs, p.X)
+				all = append(all, p.Values.Quantile(0.25), p.Values.Quantile(0.75))
+			}
 		}
 	}
 	legend := (len(d.Curves) + legendColumns - 1) / legendColumns * legendRow
@@ -57,14 +59,14 @@ func (d Curves) SVG() string {
 		c.text(x+14, y+4, "start", "label", curve.Label)
 	}
 	x := logarithmic(xs.Min(), xs.Max(), margin+yTickSize, width-2*margin)
-	y := linear(all.Max(), bottom, top+8)
-	c.xAxis(x, top+8, bottom, d.X)
+	y := logarithmic(all.Min(), all.Max(), bottom, top+8)
+	c.xAxis(x, top+8, bottom, d.X+" (logarithmic)")
 	for _, t := range y.ticks {
 		c.line(x.begin, y.place(t), x.end, y.place(t), "grid")
 		c.text(x.begin-8, y.place(t)+4, "end", "soft", Number(t))
 	}
 	fmt.Fprintf(&c.b, `<g transform="rotate(-90 %d %s)">`, margin+4, num((top+bottom)/2))
-	c.text(margin+4, (top+bottom)/2, "middle", "soft", d.Y)
+	c.text(margin+4, (top+bottom)/2, "middle", "soft", d.Y+" (logarithmic)")
 	c.b.WriteString("</g>\n")
 	for i, curve := range d.Curves {
 		var path strings.Builder

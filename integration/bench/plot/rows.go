@@ -96,7 +96,11 @@ func (d Bars) SVG() string {
 		most = max(most, m.Value)
 	}
 	x := linear(most, margin+labelSize, width-margin-valueSize)
-	c.xAxis(x, headSize, bottom, d.Axis)
+	title := d.Axis
+	if len(d.Rows) > 0 && len(d.Rows[0].Parts) == 2 {
+		title += "; full colour: " + d.Rows[0].Parts[0].Label + ", faint: " + d.Rows[0].Parts[1].Label
+	}
+	c.xAxis(x, headSize, bottom, title)
 	for i, r := range d.Rows {
 		y := float64(headSize) + (float64(i)+0.5)*rowHeight
 		c.text(margin, y+4, "start", "label", r.Label)

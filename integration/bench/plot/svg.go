@@ -29,7 +29,7 @@ const (
 	labelSize = 290 // room for the labels of rows
 	valueSize = 110 // room for the values at the end of rows
 	axisSize  = 56  // room for ticks and the axis's title
-	headSize  = 44  // room for the title
+	headSize  = 58  // room for the title and the labels of marks
 )
 
 // style has the colours for light pages, then those for dark ones. Text keeps a contrast of at least 4.5 to the background.

@@ -245,7 +245,7 @@ func (f Figure) svg() (string, bool) {
 		d.Marks = marks
 		return d.SVG(), true
 	case Lines:
-		d := plot.Curves{Title: f.Title, X: f.X + " (logarithmic)", Y: f.Axis}
+		d := plot.Curves{Title: f.Title, X: f.X, Y: f.Axis}
 		for _, c := range f.Curves {
 			curve := plot.Curve{Label: c.Name}
 			for _, p := range c.Points {
