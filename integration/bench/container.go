@@ -84,37 +84,40 @@ func (b *bench) runFlags(id string, s spec) ([]string, error) {
 }
 
 // run starts a container.
-func (b *bench) run(ctx context.Context, s spec) (c *container, err error) {
-	c = &container{b: b, id: b.id("b")}
+func (b *bench) run(ctx context.Context, s spec) (*container, error) {
+	c := &container{b: b, id: b.id("b")}
+	if err := c.start(ctx, s); err != nil {
+		return nil, errors.Join(err, c.remove())
+	}
+	return c, nil
+}
+
+func (c *container) start(ctx context.Context, s spec) error {
+	b := c.b
 	flags, err := b.runFlags(c.id, s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.remove())
-		}
-	}()
 	within, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
 	r, err := b.h.CtrRun(within, s.runtime, flags, harness.BaseImage, c.id, s.command...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if r.Status != 0 {
-		return nil, fmt.Errorf("the container does not start:\n%v", r)
+		return fmt.Errorf("the container does not start:\n%v", r)
 	}
 	loaded, err := b.h.Client().LoadContainer(b.h.Context(ctx), c.id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	task, err := loaded.Task(b.h.Context(ctx), nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.init = int(task.Pid())
 	c.netns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", c.init))
-	return c, err
+	return err
 }
 
 // remove ends and removes it, also when the benchmarks have been interrupted.
