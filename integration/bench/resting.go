@@ -37,7 +37,7 @@ type resident struct {
 	name    string
 	kind    plot.Kind
 	pids    []int
-	pss     sample.Sample // kB per container
+	pss     sample.Sample // MB per container
 	private sample.Sample
 	woken   sample.Sample // per container and second
 }
@@ -128,19 +128,22 @@ func (b *bench) measureResting(ctx context.Context) (_ []report.Figure, err erro
 		}
 	}
 
-	memory := report.Figure{Name: memoryFigure, Title: "Memory of the supervisors", Unit: "kB", Plot: report.Bars, Axis: "kB of proportional set size per container",
+	memory := report.Figure{Name: memoryFigure, Title: "Memory of the supervisors", Unit: "MB", Plot: report.Bars, Axis: "MB of proportional set size per container",
 		How: fmt.Sprintf(memoryHow+" Mode: "+mode+".", n)}
 	idle := report.Figure{Name: idleFigure, Title: "Wake-ups of idle supervisors", Unit: "wake-ups/s", How: fmt.Sprintf(idleHow, b.n.restingTime, n)}
 	for _, r := range all {
 		private := r.private.Median()
 		memory.Rows = append(memory.Rows, report.Row{Name: r.name, Kind: r.kind, Samples: r.pss, Values: []report.Value{
-			{Name: "private", Value: private, Unit: "kB"}, {Name: "shared", Value: max(r.pss.Median()-private, 0), Unit: "kB"}}})
+			{Name: "private", Value: private, Unit: "MB"}, {Name: "shared", Value: max(r.pss.Median()-private, 0), Unit: "MB"}}})
 		idle.Rows = append(idle.Rows, report.Row{Name: r.name, Kind: r.kind, Samples: r.woken})
 	}
-	memory.Targets = []report.Target{{What: wardenName, Bound: report.AtMost, Limit: 3000, Goal: number(1500), Unit: "kB", Measured: number(warden.pss.Median())}}
+	memory.Targets = []report.Target{{What: wardenName, Bound: report.AtMost, Limit: 3, Goal: number(1.5), Unit: "MB", Measured: number(warden.pss.Median())}}
 	idle.Targets = []report.Target{{What: wardenName, Bound: report.AtMost, Limit: 0, Unit: "wake-ups/s", Measured: number(warden.woken.Median())}}
 	return []report.Figure{memory, idle}, nil
 }
+
+// inMB turns smaps' kB, which are 1,024 bytes, into MB, which are a million.
+const inMB = 1024e-6
 
 // tidyTime is after which a warden has tidied up after an action.
 const tidyTime = 3 * time.Second
@@ -175,8 +178,8 @@ func (r *resident) weigh(n int) error {
 			*sum += kb
 		}
 	}
-	r.pss = append(r.pss, pss/float64(n))
-	r.private = append(r.private, private/float64(n))
+	r.pss = append(r.pss, pss*inMB/float64(n))
+	r.private = append(r.private, private*inMB/float64(n))
 	return nil
 }
 
