@@ -40,6 +40,7 @@ type sizes struct {
 	processes      []int
 	resting        int           // containers whose memory and wake-ups are measured
 	restingTime    time.Duration // for which wake-ups are counted
+	settleTime     time.Duration // after which wake-ups are counted, beyond tidyTime
 	sideBySide     int           // restarts
 	makeSideBySide int           // containers
 }
@@ -50,7 +51,7 @@ func (o Options) sizes() sizes {
 			restingTime: time.Second, sideBySide: 8, makeSideBySide: 2}
 	}
 	return sizes{fast: 4, loadRestarts: 200, peerRestarts: 30, rate: 2200, containers: []int{1, 10, 50, 100, 200}, processes: []int{1, 10, 100, 500, 1000},
-		resting: 20, restingTime: 10 * time.Second, sideBySide: 8, makeSideBySide: 4}
+		resting: 20, restingTime: 10 * time.Second, settleTime: 7 * time.Second, sideBySide: 8, makeSideBySide: 4}
 }
 
 // group is a set of figures that are measured together.

@@ -29,8 +29,8 @@ private is what only one process has (Private_Clean and Private_Dirty), shared t
 a restart of each gateway, and again after another one for each run. Of s6 and conmon it is the supervisor alone; the gateways are nobody's here.
 A container of ours has, like every container, a shim too: that is its own row, to be set against runc's.`
 
-const idleHow = `Voluntary and involuntary context switches of all threads of the program over %v, in which nothing was asked of it, with %d containers; per container
-and second.`
+const idleHow = `Voluntary and involuntary context switches of all threads of the program over %v with %d containers; per container and second. Nothing had been asked of
+it for %v before: after an action Go's runtime gives memory back and ends its timers, for some seconds.`
 
 // resident is a program that runs once for each container, and its processes.
 type resident struct {
@@ -123,6 +123,9 @@ func (b *bench) measureResting(ctx context.Context) (_ []report.Figure, err erro
 				return nil, err
 			}
 		}
+		if err := rest(ctx, b.n.settleTime); err != nil {
+			return nil, err
+		}
 		if err := watchSleep(ctx, all, n, b.n.restingTime); err != nil {
 			return nil, err
 		}
@@ -130,7 +133,7 @@ func (b *bench) measureResting(ctx context.Context) (_ []report.Figure, err erro
 
 	memory := report.Figure{Name: memoryFigure, Title: "Memory of the supervisors", Unit: "MB", Plot: report.Bars, Axis: "MB of proportional set size per container",
 		How: fmt.Sprintf(memoryHow+" Mode: "+mode+".", n)}
-	idle := report.Figure{Name: idleFigure, Title: "Wake-ups of idle supervisors", Unit: "wake-ups/s", How: fmt.Sprintf(idleHow, b.n.restingTime, n)}
+	idle := report.Figure{Name: idleFigure, Title: "Wake-ups of idle supervisors", Unit: "wake-ups/s", How: fmt.Sprintf(idleHow, b.n.restingTime, n, tidyTime+b.n.settleTime)}
 	for _, r := range all {
 		private := r.private.Median()
 		memory.Rows = append(memory.Rows, report.Row{Name: r.name, Kind: r.kind, Samples: r.pss, Values: []report.Value{
