@@ -162,6 +162,9 @@ func (b *bench) starts(ctx context.Context, x int, mode string, fifo *signalled,
 	return nil
 }
 
+// crowdTime is how long a shell may take to start the most processes, on a machine that does much else.
+const crowdTime = 3 * time.Minute
+
 // crowded starts a container whose workload has n processes.
 func (b *bench) crowded(ctx context.Context, mode string, n int, fifo *signalled) (*subject, error) {
 	p := profileOf(mode)
@@ -170,7 +173,7 @@ func (b *bench) crowded(ctx context.Context, mode string, n int, fifo *signalled
 	if err != nil {
 		return nil, err
 	}
-	if err := fifo.fifo.SetReadDeadline(time.Now().Add(commandTime)); err != nil {
+	if err := fifo.fifo.SetReadDeadline(time.Now().Add(crowdTime)); err != nil {
 		return nil, errors.Join(err, c.remove())
 	}
 	if _, err := fifo.await(); err != nil {
