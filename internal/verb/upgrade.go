@@ -68,15 +68,19 @@ func (in *Invocation) upgrade(ctx context.Context, t Target) int {
 		switch {
 		case err == nil && now.Warden.PID != before.Warden.PID && now.Last != nil && now.State != "starting":
 			u := upgraded{Gateway: now.PID, Old: wardenInfo(before.Warden), New: wardenInfo(now.Warden)}
-			if now.PID != before.PID || now.StartTime != before.StartTime {
+			if before.PID != 0 && (now.PID != before.PID || now.StartTime != before.StartTime) {
 				return in.failOn(t, code.Errorf(code.Internal, code.StageRunning, "the new warden of %s (pid %d) did not adopt gateway process %d; %d runs now: %s",
 					t, now.Warden.PID, before.PID, now.PID, now.Last.Reason))
+			}
+			what := fmt.Sprintf("the gateway, pid %d, was not touched", u.Gateway)
+			if before.PID == 0 {
+				what = fmt.Sprintf("no gateway ran, and now it is %s", now.State)
 			}
 			if in.JSON {
 				in.PrintJSON(u)
 			} else {
-				fmt.Fprintf(in.Stdout, "upgraded the warden of %s: pid %d (%s) → pid %d (%s); the gateway, pid %d, was not touched\n",
-					t, u.Old.PID, u.Old.Version, u.New.PID, u.New.Version, u.Gateway)
+				fmt.Fprintf(in.Stdout, "upgraded the warden of %s: pid %d (%s) → pid %d (%s); %s\n",
+					t, u.Old.PID, u.Old.Version, u.New.PID, u.New.Version, what)
 			}
 			return code.ExitOK
 		case ctx.Err() != nil:

@@ -212,6 +212,7 @@ func (w *Warden) keepHeld(p *profile.Profile) error {
 
 // readyHeld prepares p's sockets for the next gateway, once the one before is gone.
 func (w *Warden) readyHeld(p *profile.Profile) error {
+	w.dropHeld(p) // an address that p leaves to the gateway has to be free for it
 	err := w.holdSockets(p)
 	for _, s := range w.held {
 		if err == nil {
