@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -195,7 +196,7 @@ func TestAnAnswerIsCompleteWithItsContentLength(t *testing.T) {
 }
 
 func TestAResetIsACut(t *testing.T) {
-	for _, err := range []error{unix.ECONNRESET, unix.EPIPE} {
+	for _, err := range []error{unix.ECONNRESET, unix.EPIPE, os.NewSyscallError("connect", unix.ECONNRESET)} {
 		if !errors.Is(cut(err), errCut) {
 			t.Errorf("%v is %v", err, cut(err))
 		}

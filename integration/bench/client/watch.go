@@ -123,7 +123,8 @@ func ask(ctx context.Context, s Server) (instance string, at time.Time, err erro
 		return "", at, os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
 	}
 	if err := unix.Connect(fd, s.sockaddr()); err != nil {
-		return "", at, os.NewSyscallError("connect", err)
+		// A listener that is closed resets what is still on its way into its queue too.
+		return "", at, cut(os.NewSyscallError("connect", err))
 	}
 	if _, err := unix.SendmsgN(fd, request("/"), nil, nil, unix.MSG_NOSIGNAL); err != nil {
 		return "", at, cut(err)
