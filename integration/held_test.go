@@ -313,7 +313,11 @@ func TestTheWorkloadNeverGetsTheHeldPort(t *testing.T) {
 			t.Run(mode+", workload of UID "+user, func(t *testing.T) {
 				p := heldProfile(mode, "--exit-code", "78")
 				p.Restart = "fatal_exit_codes = [78]\nbackoff = { initial = \"50ms\", max = \"100ms\" }"
-				c := run(t, options{profile: p, user: user, command: grabber})
+				o := options{profile: p, user: user, command: grabber}
+				if user == "0" {
+					o.flags = append(dropFlags(), "--read-only") // it would own the program
+				}
+				c := run(t, o)
 				none := func(when string) {
 					t.Helper()
 					before := c.grabbed().Tries
@@ -549,8 +553,11 @@ func TestARefusedProfileChangesNothingOfWhatIsHeld(t *testing.T) {
 			c := run(t, options{profile: p})
 			before := c.parked()
 			// The workload has the second address: the first is made, the second can't be.
-			holding := c.begin("testworkload", "hold", "--address", "127.0.0.1:18791", "--for", "20s")
-			defer func() { holding() }()
+			holding := c.begin("testworkload", "hold", "--address", "127.0.0.1:18791")
+			defer func() {
+				c.delete()
+				holding()
+			}()
 			eventually(t, eventTime, "the workload listens", func() bool { return len(c.listeners("tcp://127.0.0.1:18791")) == 1 }, func() string { return "" })
 			edited := heldProfile("inherit")
 			edited.Restart = p.Restart
@@ -789,7 +796,7 @@ func heldRows() []fault {
 func killHoldingWarden(t *testing.T, mode, point string) (*container, receipt.Status, harness.Result) {
 	withFailpoints(t)
 	// Between its start and its bind a transparent gateway has no descriptor of the socket.
-	c := run(t, options{profile: heldProfile(mode, "--delay-bind", "100ms"), user: "0", command: grabber})
+	c := run(t, options{profile: heldProfile(mode, "--delay-bind", "100ms"), user: "0", flags: append(dropFlags(), "--read-only"), command: grabber})
 	before := c.parked()
 	end := under(c.netnsFile(), 2)
 	c.arm(point, "kill")
