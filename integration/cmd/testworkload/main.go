@@ -404,13 +404,13 @@ func grab(address string) error {
 			a.Addr(), netip.AddrFrom4([4]byte{127, 0, 0, 2}), netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.IPv6Loopback(), netip.AddrFrom16(a.Addr().As16()),
 		} {
 			for _, protocol := range protocols {
-				for _, options := range [][]int{{}, {unix.SO_REUSEADDR}, {unix.SO_REUSEPORT}, {unix.SO_REUSEADDR, unix.SO_REUSEPORT}} {
+				for _, options := range grabOptions(at) {
 					l.Tries++
 					err := grabOnce(netip.AddrPortFrom(at, a.Port()), protocol, options)
 					var errno syscall.Errno
 					switch {
 					case err == nil && len(l.Taken) < 16:
-						l.Taken = append(l.Taken, fmt.Sprintf("%s, protocol %d, options %v, try %d", at, protocol, options, l.Tries))
+						l.Taken = append(l.Taken, fmt.Sprintf("%s, protocol %d, options %v (level and name), try %d", at, protocol, options, l.Tries))
 					case errors.As(err, &errno):
 						l.Errnos[unix.ErrnoName(errno)]++
 					case err != nil:
@@ -434,7 +434,7 @@ func grab(address string) error {
 }
 
 // grabOnce takes an address and lets it go at once.
-func grabOnce(at netip.AddrPort, protocol int, options []int) error {
+func grabOnce(at netip.AddrPort, protocol int, options [][2]int) error {
 	family, sa, err := sockaddr(at.String())
 	if err != nil {
 		return err
@@ -445,14 +445,25 @@ func grabOnce(at netip.AddrPort, protocol int, options []int) error {
 	}
 	defer unix.Close(fd)
 	for _, option := range options {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 1); err != nil {
-			return fmt.Errorf("socket option %d: %v", option, err)
+		if err := unix.SetsockoptInt(fd, option[0], option[1], 1); err != nil {
+			return fmt.Errorf("socket option %v: %v", option, err)
 		}
 	}
 	if err := unix.Bind(fd, sa); err != nil {
 		return err
 	}
 	return unix.Listen(fd, 16)
+}
+
+// grabOptions are the sets of socket options that are tried with an address.
+func grabOptions(at netip.Addr) [][][2]int {
+	addr, port, v6only := [2]int{unix.SOL_SOCKET, unix.SO_REUSEADDR}, [2]int{unix.SOL_SOCKET, unix.SO_REUSEPORT}, [2]int{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}
+	all := [][][2]int{{}, {addr}, {port}, {addr, port}}
+	if at == netip.IPv6Unspecified() {
+		// The kernel lets in under SO_REUSEPORT what is like the last one that it let in: so these come first.
+		all = append([][][2]int{{v6only}, {v6only, addr}, {v6only, port}, {v6only, addr, port}}, all...)
+	}
+	return all
 }
 
 // streams are the protocols that share TCP's ports: MPTCP is not in every kernel.
