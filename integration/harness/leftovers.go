@@ -198,7 +198,9 @@ func (h *Host) left() ([]string, error) {
 		return nil, err
 	}
 	for _, m := range mounts {
-		left = append(left, "mount "+m)
+		if m != h.RunDir || !h.runInMemory {
+			left = append(left, "mount "+m)
+		}
 	}
 	// Nothing of a container that is gone stays in run_dir. [[state]] directories are meant to stay in state_dir.
 	for _, dir := range []string{h.RunDir, h.LogDir} {

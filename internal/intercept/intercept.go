@@ -31,6 +31,7 @@ type Interceptor struct {
 	sockets []target
 	log     *slog.Logger
 	ended   chan struct{}
+	taken   chan struct{} // a held socket has been put in the place of another
 
 	mu      sync.Mutex
 	strange []string // what was asked for and is not what is declared; the first few
@@ -58,7 +59,7 @@ func Start(notify *os.File, sockets []*held.Socket, log *slog.Logger) (*Intercep
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch for the gateway's binds: %w", err)
 	}
-	i := &Interceptor{notify: os.NewFile(uintptr(fd), "seccomp notify"), log: log, ended: make(chan struct{})}
+	i := &Interceptor{notify: os.NewFile(uintptr(fd), "seccomp notify"), log: log, ended: make(chan struct{}), taken: make(chan struct{}, 1)}
 	for _, s := range sockets {
 		i.sockets = append(i.sockets, target{s.Listen, s.Inode, s.File()})
 	}
@@ -74,6 +75,15 @@ func (i *Interceptor) Close() {
 	}
 	i.notify.Close()
 	<-i.ended
+}
+
+// Taken gets a value when the gateway has got a held socket, so that nobody has to look again and again whether it has. A nil
+// Interceptor never sends one.
+func (i *Interceptor) Taken() <-chan struct{} {
+	if i == nil {
+		return nil
+	}
+	return i.taken
 }
 
 // Findings says, for people, what the gateway asked for and could not be given; empty: nothing. A nil Interceptor found nothing.
@@ -218,6 +228,12 @@ func (i *Interceptor) answer(raw control, n notification) {
 		}
 		if err := ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)); err != nil && !errors.Is(err, unix.ENOENT) {
 			i.log.Error("cannot answer the gateway's bind", "thread", n.pid, "err", err)
+		}
+		if socket != nil && r.error == 0 {
+			select {
+			case i.taken <- struct{}{}:
+			default: // there is one that nobody has read yet
+			}
 		}
 	})
 }

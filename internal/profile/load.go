@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,12 @@ import (
 
 // Load reads the profile name of the profile directory dir. Its error is a *Problems, a *trusted.Error if the file or a
 // parent of it is not root's alone, or wraps the system's (fs.ErrNotExist).
-func Load(dir, name string) (*Profile, error) {
+func Load(dir, name string) (*Profile, error) { return load(dir, name, nil) }
+
+// Reload is Load for a profile that was loaded before: the same Profile comes back if the file still has the same content.
+func (p *Profile) Reload(dir string) (*Profile, error) { return load(dir, p.Name, p) }
+
+func load(dir, name string, before *Profile) (*Profile, error) {
 	if why := checkName(name); why != "" {
 		return nil, errors.New(why)
 	}
@@ -30,7 +36,14 @@ func Load(dir, name string) (*Profile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("profile %s: %w", name, err)
 	}
-	return parse(name, file, data)
+	if before != nil && bytes.Equal(before.text, data) {
+		return before, nil
+	}
+	p, err := parse(name, file, data)
+	if err == nil {
+		p.text = data
+	}
+	return p, err
 }
 
 // Check reads the profile at path, which may be relative, for somebody who wants to know everything that is wrong with

@@ -22,6 +22,8 @@ type Profile struct {
 	Start       Start
 	Select      Select
 	Posture     Posture
+
+	text []byte // of the file, if it was loaded from one
 }
 
 // Gateway is what is run, and as whom.

@@ -144,8 +144,9 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		}
 	}
 	failpoint.Hit(w.dir, "stopped")
-	// From here on no gateway runs: a failure leaves the container without one until the policy's next start.
-	w.setState(receipt.Starting)
+	// From here on no gateway runs: a failure leaves the container without one until the policy's next start. That the old one
+	// is to be replaced is on record; what is started is recorded before it can run (see release).
+	w.enter(receipt.Starting)
 	if err := w.absent(p.profile); err != nil {
 		return err
 	}
@@ -163,7 +164,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	w.dropHeld(p.profile)
 	r.New = &g.info
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
-	w.setState(receipt.Starting)
+	w.publish()
 	failpoint.Hit(w.dir, "launched")
 	if err := w.proveNew(ctx, g, r, a); err != nil {
 		w.abandon(g)
@@ -302,9 +303,12 @@ func (w *Warden) pausedMeanwhile(r *receipt.Receipt, e *code.Error) *code.Error 
 // reread reads the profile again, for an action that an operator asked for. What only a new container can change is
 // refused here rather than ignored.
 func (w *Warden) reread() (*profile.Profile, error) {
-	p, err := profile.Load(w.rec.Config.ProfileDir, w.rec.Profile)
+	p, err := w.profile.Reload(w.rec.Config.ProfileDir)
 	if err != nil {
 		return nil, code.Errorf(code.InvalidProfile, code.StagePreflight, "%w", err)
+	}
+	if p == w.profile {
+		return p, nil // judged when it was new; what the container was created from can't change any more
 	}
 	spec, err := oci.LoadProcess(w.rec.Bundle)
 	if err != nil {

@@ -481,11 +481,15 @@ func probeOf(res probe.Result) *receipt.Probe {
 
 // retrying repeats check until it passes, the gateway exits, ctx ends, or somebody else holds an address, which no
 // waiting changes. The waits grow from half a millisecond: most gateways need some, few need many. A check that needs a
-// join is repeated less often.
+// join is repeated less often, and one that waits for a bind which is intercepted is repeated at once when that comes.
 func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) error {
 	t := stoppedTimer()
 	var before *code.Error
-	for wait := 500 * time.Microsecond; ; wait = min(wait*3/2, 50*time.Millisecond) {
+	first := 500 * time.Microsecond
+	if g.binds != nil {
+		first = 20 * time.Millisecond
+	}
+	for wait := first; ; wait = min(wait*3/2, 50*time.Millisecond) {
 		err := check()
 		if err == nil {
 			if g.proc.Exited() {
@@ -511,6 +515,7 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		t.Reset(pause)
 		select {
 		case <-t.C:
+		case <-g.binds.Taken():
 		case <-g.done():
 			return w.diedEarly(g, e.Stage)
 		case <-ctx.Done():

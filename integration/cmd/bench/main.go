@@ -94,6 +94,9 @@ func measure(ctx context.Context, o bench.Options) (r report.Results, err error)
 		return r, err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
+	if err := h.RunInMemory(); err != nil {
+		return r, err
+	}
 	if err := h.Import(ctx, harness.Image{}); err != nil {
 		return r, err
 	}
