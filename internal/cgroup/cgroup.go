@@ -8,11 +8,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -259,13 +259,30 @@ func parseProcs(data []byte) ([]int, error) {
 	return pids, nil
 }
 
+// read gives the content of a file of cgroupfs, at most maxFile of it. Several are read for each restart, and none of them ever
+// blocks: what os.File does for files that do (the runtime's poller) costs more here than the reading.
 func read(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxFile))
+	defer unix.Close(fd)
+	data := make([]byte, 0, 512)
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if data = data[:len(data)+n]; n == 0 || len(data) >= maxFile {
+			return data, nil
+		}
+		if len(data) == cap(data) {
+			data = slices.Grow(data, len(data))
+		}
+	}
 }
 
 // Child makes a cgroup of that name below g, or takes the one that is there. It sets no limits: what its members use is
