@@ -51,7 +51,7 @@ func (o Options) sizes() sizes {
 			restingTime: time.Second, sideBySide: 8, makeSideBySide: 2}
 	}
 	return sizes{fast: 4, loadRestarts: 200, peerRestarts: 30, rate: 2200, containers: []int{1, 10, 50, 100, 200}, processes: []int{1, 10, 100, 500, 1000},
-		resting: 20, restingTime: 10 * time.Second, settleTime: 7 * time.Second, sideBySide: 8, makeSideBySide: 4}
+		resting: 20, restingTime: 10 * time.Second, settleTime: 27 * time.Second, sideBySide: 8, makeSideBySide: 4}
 }
 
 // group is a set of figures that are measured together.

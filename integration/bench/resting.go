@@ -30,7 +30,7 @@ a restart of each gateway, and again after another one for each run. Of s6 and c
 A container of ours has, like every container, a shim too: that is its own row, to be set against runc's.`
 
 const idleHow = `Voluntary and involuntary context switches of all threads of the program over %v with %d containers; per container and second. Nothing had been asked of
-it for %v before: after an action Go's runtime gives memory back and ends its timers, for some seconds.`
+it for %v before: the longest time limit within a restart is 20 s, and Go's runtime drops a timer that was stopped only when its time has come.`
 
 // resident is a program that runs once for each container, and its processes.
 type resident struct {

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -138,6 +139,8 @@ var errContainerGone = errors.New("the container's init has exited")
 // Main is `gatewarden-hook warden DIR`: it supervises the gateway installed in the run directory dir until the
 // container's init has exited. Before that it writes one line to the hook's pipe.
 func Main(dir, version string) int {
+	// It does one thing at a time, and the runtime keeps memory for each processor that it may use.
+	runtime.GOMAXPROCS(1)
 	handshake := os.NewFile(install.HandshakeFD, "handshake")
 	unix.CloseOnExec(install.HandshakeFD)
 	unix.CloseOnExec(install.LockFD)
