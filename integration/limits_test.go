@@ -183,7 +183,9 @@ var limitFaults = faults{
 // full is a container whose workload has used up pids.max.
 func full(t *testing.T) (*container, receipt.Status) {
 	t.Helper()
-	c := run(t, options{profile: &harness.Profile{}})
+	// With one processor for each gateway of Go the next one has nearly as many threads as the one before, and leaves no room for
+	// a launcher to join.
+	c := run(t, options{profile: &harness.Profile{Gateway: "env = { GOMAXPROCS = \"1\" }"}})
 	before := c.parked()
 	limit(t, c.maxPids(), 60)
 	c.spawn("testworkload", "fill")

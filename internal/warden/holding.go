@@ -33,7 +33,7 @@ func (w *Warden) holdSockets(p *profile.Profile) error {
 			if s.Listen.Options.V6Only != l.Options.V6Only {
 				return fmt.Errorf("cannot change v6only of the socket that is held on %s: recreate the container", l.Address)
 			}
-			if w.reachable(s) {
+			if w.gateway != nil || w.reachable(s) {
 				s.Listen = l
 				continue
 			}
@@ -57,9 +57,9 @@ func (w *Warden) holdSockets(p *profile.Profile) error {
 	return w.guardPorts(p)
 }
 
-// reachable tells whether clients still find a socket that no gateway serves.
+// reachable tells whether clients still find a socket: the file of a unix socket can be removed or replaced.
 func (w *Warden) reachable(s *held.Socket) bool {
-	if _, abstract := s.Listen.Address.Abstract(); s.Listen.Address.Network != "unix" || abstract || w.gateway != nil {
+	if _, abstract := s.Listen.Address.Abstract(); s.Listen.Address.Network != "unix" || abstract {
 		return true
 	}
 	found, err := w.sockets.Find(s.Listen.Address, int(w.inside(nil).Dir().Fd()))

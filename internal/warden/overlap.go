@@ -23,7 +23,8 @@ func (w *Warden) overlaps(p *profile.Profile) bool {
 		return false
 	}
 	for _, l := range p.Listen {
-		if w.heldOn(l.Address) == nil {
+		// One whose file is gone is made again when no gateway has it.
+		if s := w.heldOn(l.Address); s == nil || !w.reachable(s) {
 			return false
 		}
 	}
