@@ -370,3 +370,19 @@ func TestAHungWardenIsToldFromALostOne(t *testing.T) {
 	killProcess(t, before.Warden.PID)
 	c.supervised(before.Warden.PID)
 }
+
+func TestASuccessorLeavesWhatDescendsFromTheGatewayAlone(t *testing.T) {
+	c := run(t, options{profile: &harness.Profile{Args: []string{"--worker"}}})
+	before := c.parked()
+	worker := before.Listeners[0].OwnerPID
+	if worker == before.PID || worker == 0 {
+		t.Fatalf("the gateway has no worker: %+v", before.Listeners)
+	}
+	killProcess(t, before.Warden.PID)
+	after := c.waitFor("a successor supervises the gateway", func(s receipt.Status) bool {
+		return s.Warden.PID != before.Warden.PID && s.State == receipt.Running && s.Standby.PID != 0
+	})
+	if after.PID != before.PID || after.Listeners[0].OwnerPID != worker {
+		t.Errorf("the gateway is process %d with the worker %d, and was %d with %d", after.PID, after.Listeners[0].OwnerPID, before.PID, worker)
+	}
+}
