@@ -161,7 +161,6 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		return err
 	}
 	w.gateway, w.profile = g, p.profile
-	w.dropHeld(p.profile)
 	r.New = &g.info
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	w.publish()

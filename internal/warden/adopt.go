@@ -50,16 +50,13 @@ func (w *Warden) adopt(m *memo) {
 	if m.Proven {
 		w.setState(receipt.Running) // it serves while we look
 	}
-	if begun && m.Pending.Overlap {
-		// Its successor was not proven yet. That one goes, like whatever else the lost warden has left, and another is made.
-		if err := w.endStrays(w.alive); err != nil {
-			w.log.Error("cannot clear up after the lost warden", "err", err)
-		}
-		w.finishAdoption(a)
-		return
-	}
 	if err := w.endStrays(w.alive); err != nil {
 		w.log.Error("cannot clear up after the lost warden", "err", err)
+	}
+	if begun && m.Pending.Overlap {
+		// Its successor was not proven yet. That one went just now, like whatever else the lost warden had left; another is made.
+		w.finishAdoption(a)
+		return
 	}
 	r := w.begin(a)
 	ctx, cancel := context.WithTimeout(w.alive, budget(g.profile))
