@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -147,28 +148,53 @@ func null(t *testing.T, n int) []*os.File {
 }
 
 func TestALauncherThatHoldsSocketsOutlivesItsWarden(t *testing.T) {
-	gate, cmd, _ := start(t, nil, null(t, 2)...)
-	if err := gate.AwaitParked(ctx(t)); err != nil {
-		t.Fatal(err)
-	}
-	gate.Close()
-	pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	order, _, err := encode(Order{Cwd: "/", Arg: []string{"x"}, Sockets: null(t, 2)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pidfd)
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 200); err != nil || n != 0 {
-		t.Errorf("it ended (%v)", err)
+	for name, c := range map[string]struct {
+		held, brought int // by it from its start on; by an order that its warden's loss cut short
+		want          []int
+	}{
+		"from its start on": {2, 0, []int{4, 5, 6}},
+		"by half an order":  {0, 2, []int{3, 4, 5, 6}},
+		"in both ways":      {1, 1, []int{3, 4, 5, 6}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate, cmd, _ := start(t, nil, null(t, c.held)...)
+			if err := gate.AwaitParked(ctx(t)); err != nil {
+				t.Fatal(err)
+			}
+			if c.brought > 0 {
+				binary.NativeEndian.PutUint32(order[16:], uint32(c.brought))
+				var rights []int
+				for _, f := range null(t, 1+c.brought) {
+					rights = append(rights, int(f.Fd()))
+				}
+				if _, _, err := gate.conn.WriteMsgUnix(order, unix.UnixRights(rights...), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			gate.Close()
+			pidfd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(pidfd)
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 200); err != nil || n != 0 {
+				t.Errorf("it ended (%v)", err)
+			}
+			for _, fd := range c.want {
+				if _, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%d", cmd.Process.Pid, fd)); err != nil {
+					t.Errorf("its descriptor %d: %v", fd, err)
+				}
+			}
+			if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Wait()
+		})
 	}
-	for fd := 4; fd <= 6; fd++ {
-		if _, err := os.Stat(fmt.Sprintf("/proc/%d/fd/%d", cmd.Process.Pid, fd)); err != nil {
-			t.Errorf("its descriptor %d: %v", fd, err)
-		}
-	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Wait()
 }
 
 func TestThePassedSocketsAreTheProgramsFirstDescriptorsAndNothingElseIsOpen(t *testing.T) {
@@ -357,8 +383,14 @@ func FuzzLauncher(f *testing.F) {
 	f.Add(number(0), number(1), number(2), number(3), uint32(2), uint32(0), body, uint8(2))
 	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(2), body, uint8(1))
 	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(0), body, uint8(0))
+	f.Add(number(0), uint32(len(body)+1), number(2), number(3), uint32(1), uint32(0), body, uint8(2))
 	f.Add(number(0), uint32(MaxBody+1), uint32(1), uint32(0), uint32(0), uint32(0), body, uint8(1))
 	f.Add(number(0), uint32(3), uint32(1), uint32(0), uint32(0), uint32(0), []byte("/\x00x"), uint8(1))
+	// The descriptors by which go test speaks to a fuzz worker are 3, 4 and 5, and open across exec: a launcher would take
+	// the last for a held socket, and wait with it where it is to leave.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, magicNumber, length, args, envs, sockets, flags uint32, body []byte, descriptors uint8) {
 		descriptors %= MaxSockets + 2
 		if len(body) > MaxBody+1 {
@@ -393,6 +425,15 @@ func FuzzLauncher(f *testing.F) {
 		// It may have refused already, and be gone.
 		gate.conn.Write(body)
 		gate.conn.CloseWrite()
+		want := verdict(magicNumber, length, args, envs, sockets, flags, body, descriptors)
+		if want == held {
+			// That it stays is seen only by waiting; it is ended by a signal, or has ended by itself, which is told apart below.
+			gate.conn.SetDeadline(time.Now().Add(20 * time.Millisecond))
+			if n, err := gate.conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%d bytes, %v: it did not stay in silence", n, err)
+			}
+			cmd.Process.Kill()
+		}
 		step, errno, notify, err := gate.answer(ctx(t))
 		if step == Filter && errno == 0 && notify != nil {
 			notify.Close()
@@ -406,7 +447,7 @@ func FuzzLauncher(f *testing.F) {
 		status := cmd.ProcessState.ExitCode() // -1: a signal
 		refused := said && step == ReadOrder && errno == unix.EPROTO && status == 127
 		silent := !said && status == 0
-		switch verdict(magicNumber, length, args, envs, sockets, flags, body, descriptors) {
+		switch want {
 		case bad:
 			if !refused {
 				t.Errorf("%v, %v, %v: not refused", step, errno, cmd.ProcessState)
@@ -414,6 +455,10 @@ func FuzzLauncher(f *testing.F) {
 		case short:
 			if !silent {
 				t.Errorf("%v, %v, %v: it did not leave in silence", step, errno, cmd.ProcessState)
+			}
+		case held:
+			if said || status != -1 {
+				t.Errorf("%v, %v, %v: it did not stay", step, errno, cmd.ProcessState)
 			}
 		case good:
 			if status != 127 || said && (step < ChangeDirectory || errno == 0) {
@@ -426,6 +471,7 @@ func FuzzLauncher(f *testing.F) {
 const (
 	bad   = iota
 	short // it ends before its length
+	held  // so does this one, and the launcher keeps the sockets that it brought
 	good
 )
 
@@ -436,6 +482,8 @@ func verdict(magicNumber, length, args, envs, sockets, flags uint32, body []byte
 		return bad
 	case sockets > MaxSockets || flags&^flagNotify != 0 || uint32(descriptors) != sockets+1:
 		return bad
+	case int(length) > len(body) && sockets > 0:
+		return held
 	case int(length) > len(body):
 		return short
 	}

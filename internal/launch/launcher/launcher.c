@@ -181,7 +181,7 @@ static void receive_body(u32 len)
 		if (n == -EINTR)
 			continue;
 		if (n == 0)
-			abandoned(); /* the warden went away in the middle: as if it had never spoken */
+			abandoned(); /* the warden went away in the middle; sockets that came with the header are held like others */
 		if (n < 0)
 			fail(STEP_ORDER, n);
 		have += (u32)n;
