@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/gatewarden/gatewarden/integration/harness"
+	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -89,6 +91,41 @@ func checkReceipt(t *testing.T, r receipt.Receipt, before receipt.Status, after 
 	}
 	if r.Millis.Total <= 0 || r.Millis.Unavailable <= 0 || r.Millis.Unavailable > r.Millis.Total {
 		t.Errorf("the receipt's times are impossible: %+v", r.Millis)
+	}
+}
+
+func TestTheReceiptTellsWhenAProcessOfTheWorkloadEndsMeanwhile(t *testing.T) {
+	// Its first process does not wait for its children: the one that ends stays as a zombie, and is in nobody's way later.
+	c := run(t, options{
+		profile: &harness.Profile{Args: []string{"--delay-bind", "1s"}},
+		command: []string{"sh", "-c", "sleep 36001 & exec sleep 36000"},
+	})
+	var child *process.Process
+	for _, line := range c.workload() {
+		if pid, _, _ := strings.Cut(line, " "); pid != strconv.Itoa(c.init()) {
+			n, err := strconv.Atoi(pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if child, err = process.Open(n); err != nil {
+				t.Fatal(err)
+			}
+			defer child.Close()
+		}
+	}
+	if child == nil {
+		t.Fatalf("the workload has no second process: %v", c.workload())
+	}
+	wait := c.gatewardenInBackground("restart", "--json", c.name())
+	c.waitFor("the next gateway is starting", func(s receipt.Status) bool { return s.State == receipt.Starting })
+	if err := child.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if r := decode[receipt.Receipt](t, wait().Stdout); r.Outcome != receipt.Replaced || r.Workload.Unchanged || r.Workload.Processes != 1 {
+		t.Errorf("the receipt of a restart in which one of two processes ended: %s, %+v", r.Outcome, r.Workload)
+	}
+	if r := c.restart(); !r.Workload.Unchanged || r.Workload.Processes != 1 {
+		t.Errorf("the receipt of the restart after it: %+v", r.Workload)
 	}
 }
 

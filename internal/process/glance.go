@@ -7,31 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Glance is what one look tells of the process that has a number, without taking hold of it. It is for telling thousands
-// of processes apart that need nothing more; who is to be signalled, waited for or believed is to be held (see Open).
-type Glance struct {
-	UID          uint32 // effective
-	Start        uint64 // clock ticks since boot
-	PIDNamespace File   // of its first thread; zero if that has ended
-}
-
-// LookAt looks at the process that has the number pid. The number can change hands between two of the looks that this
-// takes: then the start time is of one process and the rest may be of another. Start is looked at first.
-func LookAt(pid int) (Glance, error) {
-	stat, err := StatOf(pid)
-	if err != nil {
-		return Glance{}, err
-	}
-	g := Glance{Start: stat.Start}
-	if g.UID, err = OwnerOf(pid); err != nil {
-		return Glance{}, err
-	}
-	var st unix.Stat_t
-	if unix.Stat("/proc/"+strconv.Itoa(pid)+"/ns/pid", &st) == nil {
-		g.PIDNamespace = File{st.Dev, st.Ino}
-	}
-	return g, nil
-}
+// What one look tells of the process that has a number, without taking hold of it, is for telling thousands of processes
+// apart that need nothing more. Who is to be signalled, waited for or believed is to be held (see Open).
 
 // StatOf reads the /proc/PID/stat of the process that has the number pid. The error is ErrGone if there is no such process.
 func StatOf(pid int) (Stat, error) {
@@ -58,4 +35,15 @@ func OwnerOf(pid int) (uint32, error) {
 		return 0, fmt.Errorf("cannot stat %s: %w", dir, gone(err))
 	}
 	return st.Uid, nil
+}
+
+// ticksPerSecond is USER_HZ, in which the kernel tells times to user space on all architectures that Go knows (time(7)).
+const ticksPerSecond = 100
+
+// Now gives the present by the clock of Start: in ticks since boot, the time of a suspend included (CLOCK_BOOTTIME; proc_pid_stat(5)).
+// A process that was started before has no later tick.
+func Now() uint64 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // which Linux has since 2.6.39
+	return uint64(ts.Nano()) / (1e9 / ticksPerSecond)
 }

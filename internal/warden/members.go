@@ -10,7 +10,7 @@ import (
 
 // A workload may have thousands of processes, and each restart has to find the few among them that are the gateway's, and
 // to tell that the others are untouched. So each is looked at with as little as proves it: one stat(2) where the UID
-// decides, a glance where the start time does. Only who is to be signalled or to be believed is taken hold of.
+// decides, and when it started only once nobody waits for that. Only who is to be signalled or to be believed is taken hold of.
 
 // numbers lists the processes in the container's cgroup, as of now. There are none once it is gone.
 func (w *Warden) numbers() ([]int, error) {
@@ -95,65 +95,52 @@ func (w *Warden) member(pid int) *process.Process {
 	return p
 }
 
-// workload lists the container's processes that are not the gateway's or ours, with their start times.
-func (w *Warden) workload() map[int]uint64 {
+// crowd is the workload at one moment: its processes' numbers, and when that was. Whoever has one of them later and started
+// before then is still the same process; so nobody has to be asked when it started while clients wait for the gateway.
+type crowd struct {
+	pids map[int]struct{}
+	at   uint64 // clock ticks since boot
+}
+
+// workload lists the container's processes that are not the gateway's or ours.
+func (w *Warden) workload() crowd {
 	pids, err := w.numbers()
 	if err != nil {
 		w.log.Warn("cannot list the workload", "err", err)
 	}
-	out := make(map[int]uint64, len(pids))
+	c := crowd{pids: make(map[int]struct{}, len(pids))}
 	for _, pid := range pids {
-		if start, ok := w.works(pid); ok {
-			out[pid] = start
+		if w.works(pid) {
+			c.pids[pid] = struct{}{}
 		}
 	}
-	return out
+	c.at = process.Now()
+	return c
 }
 
-// works tells whether the process with the number pid, which is from the cgroup's list, is one of the workload's, and when it
-// started.
-func (w *Warden) works(pid int) (start uint64, ok bool) {
-	g, err := process.LookAt(pid)
-	if err != nil || g.UID == w.profile.Gateway.User {
-		return 0, false
-	}
-	if g.PIDNamespace == w.pidns {
-		return g.Start, true
-	}
-	// A nested namespace's, one whose first thread has ended, a zombie, or a runtime's on its way in or out.
-	p := w.member(pid)
-	if p == nil {
-		return 0, false
-	}
-	defer p.Close()
-	return p.Start(), !p.Exited()
+// works tells whether the process with the number pid, which is from the cgroup's list, is one of the workload's, or of a
+// runtime's that is about to be or was.
+func (w *Warden) works(pid int) bool {
+	owner, err := process.OwnerOf(pid)
+	return err == nil && owner != w.profile.Gateway.User
 }
 
 // untouched compares the workload with how it was: every process that was there still is. Processes that it started or
 // ended of itself meanwhile can't be told from others, so an end counts as a change and a new process does not.
-//
-// A number that changed hands while it was looked at was given up by its process: then it is missing before or after, or
-// its start time is another one. What was one of the workload's before need not be asked again whose it is, only whether it
-// is a zombie by now, which is still in the list.
-func (w *Warden) untouched(before map[int]uint64) receipt.Workload {
+func (w *Warden) untouched(before crowd) receipt.Workload {
 	pids, err := w.numbers()
 	if err != nil {
 		w.log.Warn("cannot list the workload", "err", err)
 	}
-	left, processes := len(before), 0
+	left, processes := len(before.pids), 0
 	for _, pid := range pids {
-		then, was := before[pid]
-		if was {
-			if stat, err := process.StatOf(pid); err == nil && stat.Start == then && stat.State != 'Z' {
-				left--
-				processes++
-				continue
-			}
+		if !w.works(pid) {
+			continue
 		}
-		if start, ok := w.works(pid); ok {
-			processes++
-			if was && start == then {
-				left-- // its first thread has ended, and it has not
+		processes++
+		if _, was := before.pids[pid]; was {
+			if stat, err := process.StatOf(pid); err == nil && stat.Start <= before.at {
+				left--
 			}
 		}
 	}

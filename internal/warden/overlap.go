@@ -39,7 +39,7 @@ func (w *Warden) overlaps(p *profile.Profile) bool {
 // overlap replaces the gateway without a moment in which none accepts: the successor is released beside it, proven by
 // connections that it accepts itself, and only then the old one is told to end. Until that proof any failure is a refusal, and
 // the old gateway has not been touched.
-func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *plan, before map[int]uint64) error {
+func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *plan, before crowd) error {
 	old := w.gateway
 	a.overlap = true
 	r.Outcome = receipt.Refused
