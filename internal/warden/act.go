@@ -189,7 +189,7 @@ func (w *Warden) proveNew(ctx context.Context, g *gateway, r *receipt.Receipt, a
 	if g.id, err = g.proc.Prove(g.id); err != nil {
 		return code.Errorf(code.LaunchFailed, code.StageProbe, "the gateway changed as soon as it was ready: %w", err)
 	}
-	g.proven, g.took = true, time.Since(g.since)
+	g.proven, w.took = true, time.Since(g.since)
 	return nil
 }
 
@@ -265,9 +265,9 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		return p, err
 	}
 	// An action that can't end in time would only stop the gateway.
-	if deadline, ok := ctx.Deadline(); ok && w.gateway != nil && time.Until(deadline) < w.gateway.took {
+	if deadline, ok := ctx.Deadline(); ok && w.gateway != nil && time.Until(deadline) < w.took {
 		return p, code.Errorf(code.Deadline, code.StagePreflight, "%v are left until the deadline, and the gateway took %v to become ready last time: allow more with --timeout",
-			time.Until(deadline).Round(time.Millisecond), w.gateway.took.Round(time.Millisecond))
+			time.Until(deadline).Round(time.Millisecond), w.took.Round(time.Millisecond))
 	}
 	a.profile = p.profile
 	return p, nil
@@ -445,7 +445,7 @@ func (w *Warden) sayExited(g *gateway, exit process.Exit) {
 	if g == w.other && w.acting.overlap {
 		return
 	}
-	w.watchers.tell(control.Event{Kind: "exited", PID: g.info.PID, ExitCode: exit.Status(), Time: time.Now()})
+	w.watchers.tellSoon(control.Event{Kind: "exited", PID: g.info.PID, ExitCode: exit.Status(), Time: time.Now()})
 }
 
 // explain is the message of an action that did not succeed: what was being done to which object, what was found, what is

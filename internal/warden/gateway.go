@@ -29,7 +29,6 @@ type gateway struct {
 	since   time.Time
 	asked   bool // its end is asked for: recorded before the signal, never inferred from an exit status
 	proven  bool
-	took    time.Duration // from its start to its proof
 	exit    *process.Exit // once it has been reaped
 	proof   string        // of that exit
 	profile *profile.Profile

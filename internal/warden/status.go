@@ -48,16 +48,23 @@ type published struct {
 // watchers are the clients that follow the gateway's events. A watcher that does not keep up loses its connection, not
 // an event in the middle.
 type watchers struct {
-	mu  sync.Mutex
-	set map[chan control.Event]struct{}
+	mu    sync.Mutex
+	set   map[chan control.Event]struct{}
+	late  []control.Event // to be told soon
+	timer *time.Timer     // when; nil: never set
 }
 
-const watcherBuffer = 64
+const (
+	watcherBuffer = 64
+	// soon is how long an event waits for the next one.
+	soon = 50 * time.Millisecond
+)
 
 func (w *watchers) add() chan control.Event {
 	c := make(chan control.Event, watcherBuffer)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.flush() // a newcomer is told the present state, which is a later one
 	if w.set == nil {
 		w.set = map[chan control.Event]struct{}{}
 	}
@@ -74,9 +81,43 @@ func (w *watchers) remove(c chan control.Event) {
 	}
 }
 
+// tell gives an event to all watchers, after those that wait.
 func (w *watchers) tell(e control.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.flush()
+	w.send(e)
+}
+
+// tellSoon is tell, together with the next event if that comes soon. The end of a gateway whose successor is about to start
+// is told so: what everybody then does about it would take the time of the cores that the successor starts on.
+func (w *watchers) tellSoon(e control.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = append(w.late, e)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(soon, w.tellLate)
+	} else {
+		w.timer.Reset(soon)
+	}
+}
+
+// tellLate tells what waits.
+func (w *watchers) tellLate() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flush()
+}
+
+// flush is tellLate for who has the lock.
+func (w *watchers) flush() {
+	for _, e := range w.late {
+		w.send(e)
+	}
+	w.late = nil
+}
+
+func (w *watchers) send(e control.Event) {
 	for c := range w.set {
 		select {
 		case c <- e:

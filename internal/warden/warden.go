@@ -111,6 +111,7 @@ type Warden struct {
 	backoff    time.Duration // before the next start; 0 after a healthy time
 	lost       *receipt.Old  // the gateway that exited unasked and has no successor yet
 	lostAt     time.Time
+	took       time.Duration // from the last gateway's start to its proof; zero: not known
 	retry      *time.Timer
 	standbyTry *time.Timer
 	tidy       *time.Timer // runs out some time after the last action
@@ -357,6 +358,7 @@ func (w *Warden) run() {
 			w.spawnStandby(identityOf(w.profile))
 		}
 	}
+	w.watchers.tellLate()
 	close(w.ended)
 	letGoOfPlace()
 	w.cleanup()
@@ -365,6 +367,7 @@ func (w *Warden) run() {
 // leave lets go of everything and touches nothing: the gateway goes on, and the successor finds it by the memo.
 func (w *Warden) leave() {
 	w.remember(w.gateway)
+	w.watchers.tellLate()
 	close(w.ended)
 	if w.joining {
 		w.standbyJoined(<-w.joined)
