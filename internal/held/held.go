@@ -139,6 +139,19 @@ func (s *Socket) listen() error {
 	return nil
 }
 
+// Waiting tells how many connections wait to be accepted: of a listener that is what the kernel tells as tcpi_unacked (tcp(7),
+// TCP_INFO). Of unix sockets it does not tell that; they give 0.
+func (s *Socket) Waiting() (int, error) {
+	if s.Listen.Address.Network == "unix" {
+		return 0, nil
+	}
+	info, err := unix.GetsockoptTCPInfo(int(s.file.Fd()), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell what waits on %s: %w", s.Listen.Address, os.NewSyscallError("getsockopt TCP_INFO", err))
+	}
+	return int(info.Unacked), nil
+}
+
 type option struct {
 	level, name, value int
 	text               string

@@ -235,6 +235,36 @@ func TestClientsQueueFromTheBeginning(t *testing.T) {
 	}
 }
 
+func TestItIsKnownHowManyClientsWait(t *testing.T) {
+	ns := netnstest.New(t)
+	for address, known := range map[string]bool{"tcp://127.0.0.1:80": true, "tcp6://[::]:81": true, "unix://@api": false} {
+		t.Run(address, func(t *testing.T) {
+			l := listen(t, address)
+			s := open(t, ns, "/", l)
+			check := func(want int) {
+				t.Helper()
+				if !known {
+					want = 0
+				}
+				if n, err := s.Waiting(); n != want || err != nil {
+					t.Errorf("%d clients, %v; want %d", n, err, want)
+				}
+			}
+			check(0)
+			to := l.Address.Path
+			if to == "" {
+				to = strings.Replace(l.Address.AddrPort.String(), "[::]", "127.0.0.1", 1)
+			}
+			for n := range 3 {
+				mustDial(t, ns, to)
+				check(n + 1)
+			}
+			accept(t, s)
+			check(2)
+		})
+	}
+}
+
 // A dual-stack socket is IPv4's too; v6only leaves IPv4 alone.
 func TestAnIPv6WildcardTakesIPv4ToUnlessItIsDeclaredOtherwise(t *testing.T) {
 	ns := netnstest.New(t)

@@ -325,6 +325,7 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	began = time.Now()
 	a.stage(code.StageProbe)
 	failpoint.Hit(w.dir, "probe")
+	w.letClientsPass(ready, g)
 	err = w.retrying(ready, g, func() error { return w.probed(ready, g, r, code.StageProbe) })
 	r.Millis.Probe = millis(time.Since(began))
 	if err != nil || p.Ready.Settle == 0 {
@@ -333,13 +334,47 @@ func (w *Warden) prove(ctx context.Context, g *gateway, r *receipt.Receipt, a *a
 	return late(ctx, w.settle(ctx, g, r, a))
 }
 
-// headStart bounds how long a gateway that has just been started is left alone.
-const headStart = 20 * time.Millisecond
+const (
+	// headStart bounds how long a gateway that has just been started is left alone.
+	headStart = 20 * time.Millisecond
+	// clientsTime bounds how long a probe waits for clients that were there before it. A gateway that is late, or that has more
+	// clients than it can answer, is asked all the same.
+	clientsTime = 100 * time.Millisecond
+	// clientsPace is the time between two looks at them.
+	clientsPace = time.Millisecond
+)
 
-// giveHeadStart waits for a part of the time that the last gateway took to become ready. Who looks earlier finds nothing, and takes
+// giveHeadStart waits for half of the time that the last gateway took to become ready. Who looks earlier finds nothing, and takes
 // the time of the cores that the gateway starts on.
 func (w *Warden) giveHeadStart(ctx context.Context, g *gateway) {
-	t := time.NewTimer(min(w.took/2, headStart))
+	w.pause(ctx, g, min(w.took/2, headStart))
+}
+
+// letClientsPass waits while connections wait to be accepted and none is. A gateway that accepts none is not there yet; and the
+// first answers of one take long enough that those who have waited for it are not to wait for a probe's besides.
+func (w *Warden) letClientsPass(ctx context.Context, g *gateway) {
+	most := 0
+	for end := time.Now().Add(clientsTime); time.Now().Before(end) && ctx.Err() == nil && !g.proc.Exited(); {
+		waiting := 0
+		for _, s := range w.held {
+			n, err := s.Waiting()
+			if err != nil {
+				w.log.Warn("the first probe comes before the clients", "err", err)
+				return
+			}
+			waiting += n
+		}
+		if waiting == 0 || waiting < most {
+			return
+		}
+		most = waiting
+		w.pause(ctx, g, clientsPace)
+	}
+}
+
+// pause waits for d, unless there is something to look at before.
+func (w *Warden) pause(ctx context.Context, g *gateway, d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
