@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +22,22 @@ func command(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 	exit = verb.Run(t.Context(), verb.Env{Stdout: &out, Stderr: &errs,
 		More: []verb.Command{profileCommand(), doctorCommand("", nil), versionCommand()}}, args)
 	return exit, out.String(), errs.String()
+}
+
+func TestTheCommandStartsWithoutPackagesThatAreSlowToStart(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := strings.Fields(string(out))
+	if !slices.Contains(linked, "github.com/gatewarden/gatewarden/internal/verb") {
+		t.Fatalf("go list gave %q", linked)
+	}
+	for _, slow := range []string{"crypto/rand", "regexp"} {
+		if slices.Contains(linked, slow) {
+			t.Errorf("%s is linked: every command initialises it, whether it is used or not", slow)
+		}
+	}
 }
 
 // profileFile makes a file that only root can change.

@@ -140,7 +140,17 @@ func TestRuncIsJudgedByWhatItPrints(t *testing.T) {
 		{"runc version 2.0.0\nspec: 1.0\n", []Level{OK, Warn}},
 		{"crun version 1.8", []Level{Fail}},
 		{"", []Level{Fail}},
+		{"runc version v1.2.0" + tail, []Level{OK, OK}},
+		{"WARN: a line before\nrunc version 1.1.12" + tail, []Level{OK, OK}},
+		{"runc version 0.1", []Level{Fail, Warn}},
 		{"runc version 99999999999999999999.1", []Level{Fail}},
+		{"runc version ", []Level{Fail}},
+		{"runc version 1", []Level{Fail}},
+		{"runc version 1.x", []Level{Fail}},
+		{"runc version -1.2", []Level{Fail}},
+		{"runc version\n1.2.0", []Level{Fail}},
+		{"not runc version 1.2.0", []Level{Fail}},
+		{"runc version 1.2." + strings.Repeat("0", maxVersion), []Level{Fail}},
 	} {
 		got := runcFindings("/usr/bin/runc", c.out)
 		if len(got) != len(c.levels) {
