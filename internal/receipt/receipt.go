@@ -194,7 +194,8 @@ type Status struct {
 	Restarts   Restarts   `json:"restarts"`
 	Generation int        `json:"generation"`
 	Listeners  []Listener `json:"listeners"`
-	Healthy    *bool      `json:"healthy"` // null: cannot tell
+	Healthy    *bool      `json:"healthy"` // as of Checked; false, too, while no gateway runs; null: cannot tell
+	Checked    *time.Time `json:"checked"` // when the running gateway's health was last looked at; null: it was not
 	Standby    Standby    `json:"standby"`
 	Warden     Warden     `json:"warden"`
 	Last       *Receipt   `json:"last"`

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/memo"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -24,10 +25,16 @@ func ps() Command {
 		Host:    true,
 		Summary: "list the containers that have a gateway",
 		Help: `One line per container, in every namespace. RESTARTS counts those that were asked for, a slash, and those that were not.
-UP is how long the state has lasted. A container whose warden does not answer is listed as lost, never left out.
+UP is how long the state has lasted. A container whose warden is gone is listed as lost, never left out.
 On a terminal, IDs and addresses are shortened to fit; a shortened ID, without its dots, can be used as a name.
 
-  --timeout D        how long to wait for each warden (2s); they are asked side by side
+It shows what each warden wrote down last, and wakes none. A state is written down when it changes. HEALTHY is what the
+last look at the gateway found, at its start or by status, probe or recover; CHECKED is how long ago that was. A gateway
+that has become ill since, and a warden that hangs or is stopped, is seen with --probe, and by status.
+
+  --probe            ask every warden to look at its gateway now, side by side
+  --timeout D        how long to wait for each warden that is asked (2s): with --probe all of them, else those of which
+                     nothing is written down that can be used, such as another release's
   --json             a list of what status --json prints, [] when there is none
   -q, --quiet        no output, same exit status
 
@@ -38,6 +45,7 @@ Exit status: 0 listed; 2 usage; 3 not allowed.
 `,
 		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int {
 			timeout := timeoutFlag(fs)
+			probe := fs.Bool("probe", false, "")
 			return func(ctx context.Context, in *Invocation) int {
 				if len(in.Args) != 0 {
 					return in.Usage("ps lists all containers and takes no argument such as %q; status shows one", in.Args[0])
@@ -46,7 +54,11 @@ Exit status: 0 listed; 2 usage; 3 not allowed.
 				if limit == 0 {
 					limit = answerTime
 				}
-				return in.ps(ctx, limit)
+				look := in.read
+				if *probe {
+					look = in.ask
+				}
+				return in.ps(ctx, limit, look)
 			}
 		},
 	}
@@ -60,7 +72,8 @@ type row struct {
 	err    error
 }
 
-func (in *Invocation) ps(ctx context.Context, timeout time.Duration) int {
+// ps finds out about each container by look, psClients at a time.
+func (in *Invocation) ps(ctx context.Context, timeout time.Duration, look func(context.Context, Target, time.Duration) row) int {
 	targets, err := list([]string{in.Config.RunDir})
 	if err != nil {
 		return in.Fail(err)
@@ -72,7 +85,7 @@ func (in *Invocation) ps(ctx context.Context, timeout time.Duration) int {
 		places <- struct{}{}
 		asking.Go(func() {
 			defer func() { <-places }()
-			rows[i] = in.ask(ctx, t, timeout)
+			rows[i] = look(ctx, t, timeout)
 		})
 	}
 	asking.Wait()
@@ -98,6 +111,20 @@ func (in *Invocation) ps(ctx context.Context, timeout time.Duration) int {
 	return code.ExitOK
 }
 
+// read takes what t's warden has written down. If nobody stands by that, because the warden is gone, another one is about to
+// take over, or it could not write, or if another release has written it, the socket tells: a warden that is gone is not there
+// to be woken.
+func (in *Invocation) read(ctx context.Context, t Target, timeout time.Duration) row {
+	st, err := memo.Status(in.dir(t))
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return row{err: err}
+	case err != nil || st.Container.Namespace != t.Namespace || st.Container.ID != t.ID:
+		return in.ask(ctx, t, timeout)
+	}
+	return row{status: st}
+}
+
 func (in *Invocation) ask(ctx context.Context, t Target, timeout time.Duration) row {
 	st, err := in.askStatus(ctx, t, timeout)
 	if err == nil {
@@ -116,8 +143,8 @@ func (in *Invocation) ask(ctx context.Context, t Target, timeout time.Duration) 
 func (in *Invocation) printRows(rows []row) {
 	now := time.Now()
 	tab := table{
-		header: []string{"CONTAINER", "GATEWAY", "STATE", "HEALTHY", "PID", "UP", "RESTARTS", "LISTEN", "LAST"},
-		shrink: []column{{7, 12}, {8, 10}, {0, 24}, {1, 8}},
+		header: []string{"CONTAINER", "GATEWAY", "STATE", "HEALTHY", "CHECKED", "PID", "UP", "RESTARTS", "LISTEN", "LAST"},
+		shrink: []column{{8, 12}, {9, 10}, {0, 24}, {1, 8}},
 	}
 	for _, r := range rows {
 		st := r.status
@@ -130,15 +157,18 @@ func (in *Invocation) printRows(rows []row) {
 			if st.Code != code.WardenLost {
 				state = "no answer"
 			}
-			tab.rows = append(tab.rows, []string{name, orDash(st.Gateway), state, "?", "-", "-", "-", "-", in.safe(lastText(st, now))})
+			tab.rows = append(tab.rows, []string{name, orDash(st.Gateway), state, "?", "-", "-", "-", "-", "-", in.safe(lastText(st, now))})
 			continue
 		}
-		pid := "-"
+		pid, checked := "-", "-"
 		if st.PID != 0 {
 			pid = strconv.Itoa(st.PID)
 		}
+		if st.Checked != nil {
+			checked = age(*st.Checked, now)
+		}
 		tab.rows = append(tab.rows, []string{
-			in.safe(name), in.safe(orDash(st.Gateway)), string(st.State), yesNo(st.Healthy), pid, age(st.Since, now),
+			in.safe(name), in.safe(orDash(st.Gateway)), string(st.State), yesNo(st.Healthy), checked, pid, age(st.Since, now),
 			fmt.Sprintf("%d/%d", st.Restarts.Asked, st.Restarts.Unasked),
 			in.safe(orDash(addresses(st.Listeners))), in.safe(lastText(st, now)),
 		})

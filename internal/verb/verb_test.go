@@ -14,18 +14,20 @@ import (
 	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/control/controltest"
+	"github.com/gatewarden/gatewarden/internal/memo"
+	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
 // host is a host's directories, with wardens that the test makes up.
 type host struct {
-	t   *testing.T
+	t   testing.TB
 	env Env
 	out bytes.Buffer
 	err bytes.Buffer
 }
 
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	dir := t.TempDir()
 	h := &host{t: t}
@@ -65,6 +67,20 @@ func (h *host) serve(name string, handler func(control.Request, func(control.Mes
 	controltest.Serve(h.t, filepath.Join(h.env.Config.RunDir, name), handler)
 }
 
+// wrote makes a container whose warden has written st down, and stands by it until the file that it gives is closed. Nobody
+// answers there.
+func (h *host) wrote(name string, st *receipt.Status) *os.File {
+	h.t.Helper()
+	h.lose(name)
+	m := memo.Memo{Status: *st, Recovery: memo.Recovery{Profile: profile.Profile{Name: "demo"}}}
+	f, err := m.Write(filepath.Join(h.env.Config.RunDir, name))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // lose makes a container whose warden is gone.
 func (h *host) lose(name string) {
 	h.t.Helper()
@@ -86,16 +102,36 @@ func (h *host) write(path, content string) {
 	}
 }
 
+func (h *host) remove(path string) {
+	h.t.Helper()
+	if err := os.Remove(path); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// replace changes the file in its place: whoever has it open or locked still does.
+func (h *host) replace(path, what, by string) {
+	h.t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if !strings.Contains(string(data), what) {
+		h.t.Fatalf("no %s in %s", what, data)
+	}
+	h.write(path, strings.Replace(string(data), what, by, 1))
+}
+
 // statusOf is a well container's status.
 func statusOf(name string) *receipt.Status {
 	ns, id, _ := strings.Cut(name, "/")
-	yes := true
+	yes, checked := true, time.Now().Add(-5*time.Minute)
 	return &receipt.Status{
 		Container: receipt.Container{Namespace: ns, ID: id, InitPID: 800, InitStart: 5},
 		Gateway:   "demo", State: receipt.Running, PID: 845, NSPID: 9,
 		Since: time.Now().Add(-3 * time.Minute), Restarts: receipt.Restarts{Asked: 1}, Generation: 2,
 		Listeners: []receipt.Listener{{Name: "api", Address: "tcp://127.0.0.1:18789", Mode: "gateway", Inode: 3, OwnerPID: 845}},
-		Healthy:   &yes, Standby: receipt.Standby{PID: 850}, Warden: receipt.Warden{PID: 812, Version: "test"},
+		Healthy:   &yes, Checked: &checked, Standby: receipt.Standby{PID: 850}, Warden: receipt.Warden{PID: 812, Version: "test"},
 		Last: replaced(),
 	}
 }

@@ -111,6 +111,7 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 	w.acting = nil
 	w.tidy.Reset(tidyDelay)
 	w.publish()
+	w.remember(w.gateway)
 }
 
 func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) error {
@@ -190,6 +191,8 @@ func (w *Warden) proveNew(ctx context.Context, g *gateway, r *receipt.Receipt, a
 		return code.Errorf(code.LaunchFailed, code.StageProbe, "the gateway changed as soon as it was ready: %w", err)
 	}
 	g.proven, w.took = true, time.Since(g.since)
+	yes := true
+	g.looked(&yes)
 	return nil
 }
 

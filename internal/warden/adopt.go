@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/journal"
+	"github.com/gatewarden/gatewarden/internal/memo"
 	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -21,15 +23,15 @@ const launchPatience = time.Second
 // adopt takes over from a warden that was lost or has left. What the memo says is looked up and proven again. A gateway
 // that is proven goes on, untouched. One that cannot be recognised or proven is ended, with whatever runs under its UID,
 // before the next one is started: there are never two. An action that had begun is finished and answered for here.
-func (w *Warden) adopt(m *memo) {
+func (w *Warden) adopt(m *memo.Memo) {
 	failpoint.Hit(w.dir, "adopt")
-	w.status.Generation, w.status.Restarts = m.Generation, m.Restarts
+	w.status.Generation, w.status.Restarts = m.Status.Generation, m.Status.Restarts
 	w.exits, w.backoff = recentExits(m.Exits, m.Profile.Restart.Window, time.Now()), m.Backoff
-	answered := w.recall(m.Pending)
+	answered := w.recall(m)
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
 	begun := m.Pending != nil && !answered
 	if begun {
-		a = m.Pending.action()
+		a = takeUp(m.Pending)
 	}
 	g, why := w.recognise(m)
 	if g == nil {
@@ -80,6 +82,12 @@ func (w *Warden) adopt(m *memo) {
 		return
 	}
 	g.proven = true
+	var healthy *bool
+	if !untold {
+		yes := true
+		healthy = &yes
+	}
+	g.looked(healthy)
 	r.New = &g.info
 	if begun {
 		r.Outcome, r.Old = receipt.Replaced, a.old
@@ -111,14 +119,14 @@ func (w *Warden) finishAdoption(a *action) {
 }
 
 // adoptNothing goes on from the recorded state when no gateway was found.
-func (w *Warden) adoptNothing(m *memo, a *action, begun bool, why string) {
+func (w *Warden) adoptNothing(m *memo.Memo, a *action, begun bool, why string) {
 	if err := w.endStrays(w.alive); err != nil {
 		w.log.Error("cannot clear up after the lost warden", "err", err)
 	}
-	if !begun && (m.State == receipt.FailedSt || m.State == receipt.Stopped) {
-		w.status.Code, w.status.Message = m.Code, m.Message
-		w.setState(m.State)
-		w.first.set(&receipt.Receipt{Outcome: receipt.Failed, Code: m.Code, Message: m.Message}, w.profile.Start.FailContainer)
+	if !begun && (m.Status.State == receipt.FailedSt || m.Status.State == receipt.Stopped) {
+		w.status.Code, w.status.Message = m.Status.Code, m.Status.Message
+		w.setState(m.Status.State)
+		w.first.set(&receipt.Receipt{Outcome: receipt.Failed, Code: m.Status.Code, Message: m.Status.Message}, w.profile.Start.FailContainer)
 		w.standbyTry.Reset(firstStandbyDelay)
 		return
 	}
@@ -126,7 +134,7 @@ func (w *Warden) adoptNothing(m *memo, a *action, begun bool, why string) {
 	if m.Gateway != nil {
 		w.lost, w.lostAt = &receipt.Old{PID: m.Gateway.PID, StartTime: m.Gateway.StartTime, ExitCode: -1, DeathProof: process.ByPidfd}, time.Now()
 	}
-	if m.State == receipt.Running && !begun {
+	if m.Status.State == receipt.Running && !begun {
 		// It exited while nobody looked, and nobody asked for that as far as is known.
 		exit := process.Exit{Code: -1, Unknown: true}
 		if decide(m.Profile.Restart, exit) == receipt.FailedSt {
@@ -146,7 +154,7 @@ func (w *Warden) adoptNothing(m *memo, a *action, begun bool, why string) {
 
 // recognise takes hold of the gateway that the memo names, if it is still that very process. The string says what was
 // found instead.
-func (w *Warden) recognise(m *memo) (*gateway, string) {
+func (w *Warden) recognise(m *memo.Memo) (*gateway, string) {
 	if m.Gateway == nil {
 		return nil, "none was running"
 	}
@@ -175,11 +183,11 @@ func (w *Warden) recognise(m *memo) (*gateway, string) {
 		proc.Close()
 		return nil, fmt.Sprintf("the output of process %d cannot be taken over: the run directory was removed", pid)
 	}
-	return &gateway{proc: proc, id: id, info: *m.Gateway, since: since(m.Since, time.Now()), asked: m.Asked, proven: m.Proven, profile: &p, before: w.limits()}, ""
+	return &gateway{proc: proc, id: id, info: *m.Gateway, since: since(m.Status.Since, time.Now()), asked: m.Asked, proven: m.Proven, profile: &p, before: w.limits()}, ""
 }
 
 // isGateway proves that the process is the one of the memo, and gives what it is.
-func (w *Warden) isGateway(proc *process.Process, m *memo) (process.Identity, error) {
+func (w *Warden) isGateway(proc *process.Process, m *memo.Memo) (process.Identity, error) {
 	then := m.Identity
 	if !m.Proven && then.Exe != (process.File{}) {
 		// A launcher ends when its control socket closes; if it had its whole order it becomes the gateway.
@@ -221,17 +229,20 @@ func (w *Warden) isGateway(proc *process.Process, m *memo) (process.Identity, er
 	return now, nil
 }
 
-// recall fills in from the journal what a repeated request needs, and the last receipt. It tells whether the receipt of
-// the action p is there.
-func (w *Warden) recall(p *pending) (answered bool) {
+// recall fills in from the journal, and from the memo if the journal could not be written, what a repeated request needs, and
+// the last receipt. It tells whether the receipt of the action that is pending is there.
+func (w *Warden) recall(m *memo.Memo) (answered bool) {
 	all, err := journal.Read(w.journal(), recentLength)
 	if err != nil {
 		w.log.Warn("the journal cannot be read in full", "err", err)
 	}
+	if last := m.Status.Last; last != nil && !slices.ContainsFunc(all, func(r receipt.Receipt) bool { return r.ID == last.ID }) {
+		all = append(all, *last)
+	}
 	for i := range all {
 		w.recent.add(all[i].RequestID, &all[i])
 		w.status.Last = &all[i]
-		answered = answered || p != nil && p.ID == all[i].ID
+		answered = answered || m.Pending != nil && m.Pending.ID == all[i].ID
 	}
 	return answered
 }

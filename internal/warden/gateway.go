@@ -29,6 +29,8 @@ type gateway struct {
 	since   time.Time
 	asked   bool // its end is asked for: recorded before the signal, never inferred from an exit status
 	proven  bool
+	healthy *bool         // as it was last looked at; nil: that could not be told
+	checked time.Time     // when; zero: never, by this warden
 	exit    *process.Exit // once it has been reaped
 	proof   string        // of that exit
 	profile *profile.Profile
@@ -43,6 +45,9 @@ func (g *gateway) done() <-chan struct{} {
 	}
 	return g.proc.Done()
 }
+
+// looked notes what a look at its health has found.
+func (g *gateway) looked(healthy *bool) { g.healthy, g.checked = healthy, time.Now() }
 
 // standby is a parked launcher: the next gateway.
 type standby struct {

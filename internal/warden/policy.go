@@ -57,7 +57,7 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 				w.setState(receipt.Running)
 			} else {
 				w.status.Code, w.status.Message = r.Code, r.Message
-				w.publish()
+				w.setState(w.status.State)
 			}
 		}
 		return

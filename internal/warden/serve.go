@@ -54,16 +54,14 @@ func (w *Warden) handle(ctx context.Context, req control.Request, uid int, send 
 // statusNow is the published status with a live answer to "is it healthy", if run has the time for one.
 func (w *Warden) statusNow(ctx context.Context, req control.Request, uid int) *receipt.Status {
 	s := w.snapshot.Load().Status
-	switch s.State {
-	case receipt.Running:
-		req.Verb, req.Timeout = control.Probe, statusPatience
-		if m := w.queue(ctx, req, uid, nil); m.Report != nil {
-			s = w.snapshot.Load().Status
-			s.Healthy = m.Report.Healthy
-		}
-	case receipt.Backoff, receipt.FailedSt, receipt.Stopped:
-		no := false
-		s.Healthy = &no
+	if s.State != receipt.Running {
+		return &s
+	}
+	req.Verb, req.Timeout = control.Probe, statusPatience
+	if m := w.queue(ctx, req, uid, nil); m.Report != nil {
+		s = w.snapshot.Load().Status
+	} else {
+		s.Healthy, s.Checked = nil, nil // what was found before is not what was asked for
 	}
 	return &s
 }
@@ -201,8 +199,20 @@ func (w *Warden) record(a *action, o receipt.Outcome, e *code.Error) *receipt.Re
 	return rec
 }
 
-// report finds out how the gateway is, without side effects.
+// report finds out how the gateway is, without side effects on it, and writes down what it has found.
 func (w *Warden) report(ctx context.Context) *control.Report {
+	g := w.gateway
+	rep := w.examine(ctx)
+	// A look that its client called off, by leaving, has found nothing.
+	if g != nil && (rep.Healthy != nil || !errors.Is(ctx.Err(), context.Canceled)) {
+		g.looked(rep.Healthy)
+		w.publish()
+		w.remember(g)
+	}
+	return rep
+}
+
+func (w *Warden) examine(ctx context.Context) *control.Report {
 	yes, no := true, false
 	rep := &control.Report{Listeners: []receipt.Listener{}}
 	fail := func(err error) *control.Report {

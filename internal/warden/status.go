@@ -36,7 +36,24 @@ const noSuchTransition = "a transition that the state machine does not have"
 
 // publish makes the present state visible to those who do not wait for run.
 func (w *Warden) publish() {
-	w.snapshot.Store(&published{w.status, budget(w.profile)})
+	w.snapshot.Store(&published{w.present(), budget(w.profile)})
+}
+
+// present is the status as of now. What it says of health is what the last look at the running gateway found; without one
+// that runs there is nothing to look at, and while one stops or starts nothing to say.
+func (w *Warden) present() receipt.Status {
+	s := w.status
+	switch s.State {
+	case receipt.Running:
+		if g := w.gateway; g != nil && !g.checked.IsZero() {
+			checked := g.checked
+			s.Healthy, s.Checked = g.healthy, &checked
+		}
+	case receipt.Backoff, receipt.FailedSt, receipt.Stopped:
+		no := false
+		s.Healthy = &no
+	}
+	return s
 }
 
 // published is what is known outside run: never changed once it is there.

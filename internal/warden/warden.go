@@ -39,6 +39,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/listener"
+	"github.com/gatewarden/gatewarden/internal/memo"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -93,7 +94,7 @@ type Warden struct {
 	ended    chan struct{} // closed when run serves no request any more
 	watchers watchers
 	first    firstStart
-	memo     *memo         // what the warden before this one left; nil: there was none
+	memo     *memo.Memo    // what the warden before this one left; nil: there was none
 	leaving  func()        // closes left
 	left     chan struct{} // closed when the warden is to leave its place to a successor
 
@@ -112,6 +113,7 @@ type Warden struct {
 	lost       *receipt.Old  // the gateway that exited unasked and has no successor yet
 	lostAt     time.Time
 	took       time.Duration // from the last gateway's start to its proof; zero: not known
+	word       *os.File      // the memo that we stand by; nil: none
 	retry      *time.Timer
 	standbyTry *time.Timer
 	tidy       *time.Timer // runs out some time after the last action
@@ -179,7 +181,7 @@ func open(dir, version string) (w *Warden, err error) {
 			made.close() // w is nil by then
 		}
 	}()
-	if w.memo, err = readMemo(dir); err != nil {
+	if w.memo, err = memo.Read(dir); err != nil {
 		// Another version's, or torn: without it the gateway can't be told from a leftover of its, and is replaced.
 		w.log.Error("cannot read what the warden before this one left", "err", err)
 	}
@@ -349,6 +351,7 @@ func (w *Warden) run() {
 			w.nextTry()
 		case j := <-w.joined:
 			w.standbyJoined(j)
+			w.remember(w.gateway) // off every action's path, unlike within one
 		case <-w.standby.done():
 			w.standbyExited()
 		case <-w.tidy.C:
