@@ -32,7 +32,8 @@ shim's.` + flatHow
 const containersHow = `That many containers with a gateway on one host. Restarts of one of them through the control socket until the successor's first answer,
 each beside one of the floor; starts of one more, until its workload runs, beside the stock shim's; ` + "`gatewarden ps`" + ` from its start to its exit.` + flatHow
 
-const fleetHow = `%d containers with a gateway. ` + "`gatewarden ps`" + ` from its start to its exit. Then ` + "`gatewarden restart`" + ` of each, %d at a time; the time of each
+const fleetHow = `%d containers with a gateway. ` + "`gatewarden ps`" + ` from its start to its exit: it reads what the wardens wrote
+down; ` + "`gatewarden ps --probe`" + ` asks each of them to look at its gateway. Then ` + "`gatewarden restart`" + ` of each, %d at a time; the time of each
 command. At last all are removed, and it is looked for what they left: processes, mounts, files, cgroups.`
 
 // curve is a curve that is being measured.
@@ -275,6 +276,14 @@ func (b *bench) fleet(ctx context.Context, all []*container) (report.Figure, err
 		}
 		listed.Samples = append(listed.Samples, millis(r.Time))
 	}
+	probed := report.Row{Name: "gatewarden ps --probe", Kind: plot.Ours}
+	for range b.o.Runs {
+		r, err := b.command(ctx, "ps", "--probe")
+		if err != nil {
+			return f, err
+		}
+		probed.Samples = append(probed.Samples, millis(r.Time))
+	}
 	before := make([]int, n)
 	for i, c := range all {
 		s, err := c.parked(ctx)
@@ -307,7 +316,7 @@ func (b *bench) fleet(ctx context.Context, all []*container) (report.Figure, err
 		}
 	}
 	restarted.Values = []report.Value{{Name: "all of them", Value: took.Seconds(), Unit: "s"}, {Name: "failed", Value: float64(failed)}}
-	f.Rows = []report.Row{listed, restarted}
+	f.Rows = []report.Row{listed, probed, restarted}
 	f.Targets = []report.Target{
 		{What: fmt.Sprintf("gatewarden ps of %d containers", n), Bound: report.AtMost, Limit: 100, Unit: "ms", Measured: number(listed.Samples.Median())},
 		{What: fmt.Sprintf("restarts of %d containers that failed", n), Bound: report.AtMost, Limit: 0, Measured: number(float64(failed))},

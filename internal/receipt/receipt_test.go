@@ -52,3 +52,21 @@ func TestAReceiptHasEveryMemberOfTheDesign(t *testing.T) {
 		t.Errorf("what was not stopped or started is not null: %s", data)
 	}
 }
+
+func TestAStatusHasEveryMemberOfTheDesign(t *testing.T) {
+	data, err := json.Marshal(Status{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"container", "gateway", "state", "code", "message", "pid", "ns_pid", "start_time", "since", "restarts", "asked", "unasked", "generation",
+		"listeners", "healthy", "checked", "standby", "warden", "version", "last",
+	} {
+		if !strings.Contains(string(data), `"`+name+`":`) {
+			t.Errorf("no member %q in %s", name, data)
+		}
+	}
+	if !strings.Contains(string(data), `"healthy":null,"checked":null`) {
+		t.Errorf("what nobody has looked at is not null: %s", data)
+	}
+}

@@ -76,7 +76,7 @@ func writeStates() string {
 		o := seen[s]
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %d | %s | %s |\n", s, o.meaning, o.gateway, o.exit, o.exec, strings.Join(to, ", "))
 	}
-	b.WriteString("\n`gatewarden ps` shows `lost` instead, when the warden does not answer: whatever state was true then is not known.\n\n" +
+	b.WriteString("\n`gatewarden ps` shows `lost` instead, when the warden is gone: whatever state was true then is not known.\n\n" +
 		"## Transitions\n\n| from | to | when |\n|---|---|---|\n")
 	for _, t := range transitions {
 		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", t.from, t.to, t.event)
