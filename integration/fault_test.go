@@ -160,7 +160,7 @@ func spoken(r harness.Result) (code.Code, string) {
 	return "", ""
 }
 
-var complaint = regexp.MustCompile(`^(?:gatewarden|ctr): (.*) \(?([a-z_]+)\)?\n?$`)
+var complaint = regexp.MustCompile(`^(?:gatewarden|ctr): (.*) \(([a-z_]+)\)\n?$`)
 
 // likeness is a message in which "…" stands for anything.
 func likeness(message string) *regexp.Regexp {
