@@ -191,8 +191,7 @@ func (w *Warden) proveNew(ctx context.Context, g *gateway, r *receipt.Receipt, a
 		return code.Errorf(code.LaunchFailed, code.StageProbe, "the gateway changed as soon as it was ready: %w", err)
 	}
 	g.proven, w.took = true, time.Since(g.since)
-	yes := true
-	g.looked(&yes)
+	g.looked(new(true))
 	return nil
 }
 

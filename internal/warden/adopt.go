@@ -82,12 +82,11 @@ func (w *Warden) adopt(m *memo.Memo) {
 		return
 	}
 	g.proven = true
-	var healthy *bool
-	if !untold {
-		yes := true
-		healthy = &yes
+	if untold {
+		g.looked(nil)
+	} else {
+		g.looked(new(true))
 	}
-	g.looked(healthy)
 	r.New = &g.info
 	if begun {
 		r.Outcome, r.Old = receipt.Replaced, a.old

@@ -50,8 +50,7 @@ func (w *Warden) present() receipt.Status {
 			s.Healthy, s.Checked = g.healthy, &checked
 		}
 	case receipt.Backoff, receipt.FailedSt, receipt.Stopped:
-		no := false
-		s.Healthy = &no
+		s.Healthy = new(false)
 	}
 	return s
 }
