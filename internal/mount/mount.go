@@ -376,16 +376,8 @@ func (p *placer) pin(dir *os.File, at string) (*os.File, error) {
 
 // attach mounts tree on target, which lies in the mount parentID.
 func (p *placer) attach(tree, target *os.File, parentID uint64) error {
-	entries, err := p.mountinfo(func(m *mountinfo.Info) (skip, stop bool) { return uint64(m.ID) != parentID, false })
-	if err != nil {
+	if err := p.private(parentID); err != nil {
 		return err
-	}
-	if len(entries) != 1 {
-		return fmt.Errorf("mountinfo lists %d mounts with the ID %d of the one that holds it", len(entries), parentID)
-	}
-	// A mount on a shared mount appears in all its peers, the host's included (mount_namespaces(7)).
-	if slices.ContainsFunc(strings.Fields(entries[0].Optional), func(f string) bool { return strings.HasPrefix(f, "shared:") }) {
-		return fmt.Errorf("%s is a mount with shared propagation, so ours would appear outside the container; mount it rprivate or rslave", entries[0].Mountpoint)
 	}
 	if err := unix.MoveMount(int(tree.Fd()), "", int(target.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return syscallError("move_mount", "5.2", err)

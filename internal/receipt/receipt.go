@@ -150,6 +150,14 @@ type Receipt struct {
 	Time          time.Time `json:"time"`
 }
 
+// Rejected is a generation of the configuration that was tried and did not come to be the current one.
+type Rejected struct {
+	Generation int       `json:"generation"`
+	Code       code.Code `json:"code"`
+	Message    string    `json:"message"`
+	Time       time.Time `json:"time"`
+}
+
 // State is the gateway's state as the warden sees it.
 type State string
 

@@ -1,0 +1,426 @@
+// Package generation keeps a container's configurations: each is a generation, a numbered directory that holds the profile's
+// text and a copy of what the profile's [[mount]] entries name. A generation never changes once it has its number, and exactly
+// one is current. What the administrator declares (the profile and the mounts' sources) is copied into a generation of its
+// own when it is taken up, so an edit that is half done, or wrong, is not what a gateway is started with by chance.
+//
+// A container's store has one writer at a time: the hook before it starts the warden, and then the warden. Readers take no
+// lock: a record is replaced as a whole, and a generation is there as a whole or not at all.
+package generation
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+)
+
+// DirName is the store's name in the container's state directory.
+const DirName = "generations"
+
+// Files of a store and of a generation, N being its number.
+const (
+	recordName   = "record.json"     // a Record
+	manifestName = "generation.json" // N/generation.json, a Generation
+	profileName  = "profile.toml"    // N/profile.toml, its text
+	mountName    = "mount"           // N/mount/I is what [[mount]] entry I shows
+	stagingName  = ".staging"        // what is being made
+)
+
+// version is that of Record's and Generation's forms.
+const version = 1
+
+// Bounds of what a generation holds. They are far above what configurations are, and keep a mistyped source, such as "/var",
+// from filling the disk.
+const (
+	MaxFile    = 16 << 20 // bytes of one file
+	MaxBytes   = 64 << 20 // of all files of one [[mount]]
+	MaxEntries = 4096     // files and directories of one [[mount]]
+	MaxDepth   = 32       // directories below one another
+)
+
+// maxManifest bounds record.json and generation.json, in bytes: 64 [[mount]] entries could list more than that, which is then
+// refused when the generation is made.
+const maxManifest = 4 << 20
+
+// Keep is how many generations a container has at most. The oldest go first, the current one never.
+const Keep = 10
+
+// Origin says what made a generation.
+type Origin string
+
+// The origins.
+const (
+	Install  Origin = "install"  // the container's create
+	Declared Origin = "declared" // a restart that found the profile or a source changed
+	Applied  Origin = "apply"    // gatewarden apply
+)
+
+// Generation describes one configuration.
+type Generation struct {
+	Version     int                 `json:"version"`
+	Number      int                 `json:"number"`
+	Parent      int                 `json:"parent"` // the one that was current when it was made; 0: none
+	Origin      Origin              `json:"origin"`
+	Reason      string              `json:"reason"`
+	RequestedBy receipt.RequestedBy `json:"requested_by"`
+	Created     time.Time           `json:"created"`
+	Name        string              `json:"name"`    // the profile's
+	Profile     string              `json:"profile"` // SHA-256 of its text
+	Mounts      []Mount             `json:"mounts"`  // in the profile's order
+	From        Inputs              `json:"from"`
+}
+
+// Mount is what one [[mount]] entry shows.
+type Mount struct {
+	Target string `json:"target"`
+	Files  []File `json:"files"` // sorted by path, directories before what they hold
+}
+
+// File is a regular file or a directory below a [[mount]]'s target.
+type File struct {
+	Path   string `json:"path"` // relative; "." is the target itself; a directory's ends in "/"
+	Mode   uint32 `json:"mode"` // permission bits
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256,omitempty"` // of a file's content
+}
+
+// Dir says that f is a directory.
+func (f File) Dir() bool { return strings.HasSuffix(f.Path, "/") }
+
+// Inputs identifies what a generation was made from, or what has been looked at: the profile by the SHA-256 of its text, and
+// each [[mount]]'s source by a digest of what stat(2) tells of everything in it. Empty: not from the declared source.
+type Inputs struct {
+	Profile string   `json:"profile"`
+	Sources []string `json:"sources"`
+}
+
+func (a Inputs) equal(b Inputs) bool { return a.Profile == b.Profile && slices.Equal(a.Sources, b.Sources) }
+
+// Record says how things stand. It is the journal of a change: Trying is written before the change and gone after it.
+type Record struct {
+	Version  int               `json:"version"`
+	Name     string            `json:"name"` // the profile's
+	Current  int               `json:"current"`
+	Trying   int               `json:"trying"` // the one that is being tried in the place of Current; 0: none
+	Next     int               `json:"next"`   // the number of the next one to be tried
+	Seen     Inputs            `json:"seen"`   // what was declared when that was last taken up, or turned down
+	Rejected *receipt.Rejected `json:"rejected"`
+}
+
+// same tells whether two generations hold the same configuration.
+func (g *Generation) same(o *Generation) bool {
+	return g.Profile == o.Profile && slices.EqualFunc(g.Mounts, o.Mounts, func(a, b Mount) bool {
+		return a.Target == b.Target && slices.Equal(a.Files, b.Files)
+	})
+}
+
+// Change is one difference between two generations.
+type Change struct {
+	Path   string `json:"path"`   // in the container, or "profile"
+	Change string `json:"change"` // "added", "removed", "changed", "mode"
+}
+
+// Changes gives the differences from g to o, sorted by path.
+func (g *Generation) Changes(o *Generation) []Change {
+	all := []Change{}
+	if g.Profile != o.Profile {
+		all = append(all, Change{profileChange, "changed"})
+	}
+	before, after := g.byPath(), o.byPath()
+	for p, f := range after {
+		switch old, ok := before[p]; {
+		case !ok:
+			all = append(all, Change{p, "added"})
+		case old.SHA256 != f.SHA256 || old.Dir() != f.Dir():
+			all = append(all, Change{p, "changed"})
+		case old.Mode != f.Mode:
+			all = append(all, Change{p, "mode"})
+		}
+	}
+	for p := range before {
+		if _, ok := after[p]; !ok {
+			all = append(all, Change{p, "removed"})
+		}
+	}
+	slices.SortFunc(all, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
+	return all
+}
+
+// profileChange is the path of a Change of the profile: no path in a container, since those are absolute.
+const profileChange = "profile"
+
+func (g *Generation) byPath() map[string]File {
+	all := map[string]File{}
+	for _, m := range g.Mounts {
+		for _, f := range m.Files {
+			all[path.Join(m.Target, f.Path)] = f
+		}
+	}
+	return all
+}
+
+// Store is a container's generations. Its zero value is of no use; see Open.
+type Store struct {
+	dir string
+}
+
+// Open gives the store in a container's state directory. It need not exist yet.
+func Open(stateDir string) *Store { return &Store{filepath.Join(stateDir, DirName)} }
+
+// Tree is the host path of what [[mount]] entry i of generation n shows.
+func (s *Store) Tree(n, i int) string {
+	return filepath.Join(s.path(n), mountName, strconv.Itoa(i))
+}
+
+func (s *Store) path(n int) string { return filepath.Join(s.dir, strconv.Itoa(n)) }
+
+// ErrNone is wrapped by errors about a generation, or a record, that is not there.
+var ErrNone = errors.New("there is none")
+
+// Record reads the record. Without one the error wraps ErrNone.
+func (s *Store) Record() (Record, error) {
+	r, err := readJSON[Record](filepath.Join(s.dir, recordName))
+	if err == nil && (r.Version != version || r.Current <= 0 || r.Next <= r.Current || r.Trying < 0 || r.Trying >= r.Next) {
+		err = fmt.Errorf("cannot use %s: version %d, current %d, trying %d and next %d do not fit together",
+			filepath.Join(s.dir, recordName), r.Version, r.Current, r.Trying, r.Next)
+	}
+	return r, err
+}
+
+// Get describes generation n. Without it the error wraps ErrNone.
+func (s *Store) Get(n int) (*Generation, error) {
+	g, err := readJSON[Generation](filepath.Join(s.path(n), manifestName))
+	if errors.Is(err, ErrNone) {
+		return nil, fmt.Errorf("generation %d: %w", n, ErrNone)
+	}
+	if err == nil && (g.Version != version || g.Number != n) {
+		err = fmt.Errorf("cannot use %s: it describes generation %d in version %d", filepath.Join(s.path(n), manifestName), g.Number, g.Version)
+	}
+	return &g, err
+}
+
+// Profile gives the text of generation g's profile, which is the one that its digest tells.
+func (s *Store) Profile(g *Generation) ([]byte, error) {
+	text, err := readBounded(filepath.Join(s.path(g.Number), profileName), maxManifest)
+	if err == nil && digest(text) != g.Profile {
+		err = fmt.Errorf("the profile of generation %d is not the one that was put there: somebody has edited %s",
+			g.Number, filepath.Join(s.path(g.Number), profileName))
+	}
+	return text, err
+}
+
+// Numbers lists the generations that there are, in order.
+func (s *Store) Numbers() ([]int, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot list generations: %w", err)
+	}
+	var all []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil && n > 0 && strconv.Itoa(n) == e.Name() {
+			all = append(all, n)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// Kept tells whether the current generation cannot be made again from what is declared: it was applied or rolled back to.
+// Such a one outlives the container's task, as a [[state]] directory does.
+func (s *Store) Kept(name string) (Record, *Generation, bool) {
+	r, err := s.Record()
+	if err != nil || r.Name != name {
+		return Record{}, nil, false
+	}
+	g, err := s.Get(r.Current)
+	if err != nil || g.From.equal(r.Seen) && !slices.Contains(g.From.Sources, "") {
+		return Record{}, nil, false
+	}
+	return r, g, true
+}
+
+// Remove removes the store.
+func (s *Store) Remove() error { return os.RemoveAll(s.dir) }
+
+// Forget removes what does not outlive the container's task: everything, unless the current generation is Kept, and then all
+// but that one.
+func (s *Store) Forget() error {
+	r, err := s.Record()
+	if err == nil {
+		if _, _, kept := s.Kept(r.Name); kept {
+			return s.prune(r, 1)
+		}
+	}
+	return s.Remove()
+}
+
+// Try records that generation n is about to take the place of the current one. It is on disk when Try returns.
+func (s *Store) Try(n int) error {
+	r, err := s.Record()
+	if err != nil {
+		return err
+	}
+	r.Trying, r.Next = n, max(r.Next, n+1)
+	return s.write(r, true)
+}
+
+// Accept makes n the current generation: it is proven. seen is what was declared when it was made.
+func (s *Store) Accept(n int, seen Inputs) error {
+	r, err := s.Record()
+	if err != nil {
+		return err
+	}
+	r.Current, r.Trying, r.Next, r.Seen, r.Rejected = n, 0, max(r.Next, n+1), seen, nil
+	if err := s.write(r, true); err != nil {
+		return err
+	}
+	return s.prune(r, Keep)
+}
+
+// Reject records that the current generation stays, and why the one that was tried does not take its place. seen is what was
+// declared when that was made; it is not tried again until it changes.
+func (s *Store) Reject(why receipt.Rejected, seen Inputs) error {
+	r, err := s.Record()
+	if err != nil {
+		return err
+	}
+	r.Trying, r.Seen, r.Rejected = 0, seen, &why
+	if err := s.write(r, true); err != nil {
+		return err
+	}
+	return s.prune(r, Keep)
+}
+
+// See records that what is declared was looked at and is what the current generation holds.
+func (s *Store) See(seen Inputs) error {
+	r, err := s.Record()
+	if err != nil || r.Seen.equal(seen) {
+		return err
+	}
+	r.Seen = seen
+	return s.write(r, true)
+}
+
+// prune removes the oldest generations beyond keep, and whatever else has no business to be there. The current one, the one
+// that is tried and the one that was rejected last are not removed.
+func (s *Store) prune(r Record, keep int) error {
+	all, err := s.Numbers()
+	if err != nil {
+		return err
+	}
+	needed := func(n int) bool {
+		return n == r.Current || n == r.Trying || keep > 1 && r.Rejected != nil && n == r.Rejected.Generation
+	}
+	extra := len(all) - keep
+	for _, n := range all {
+		if n >= r.Next || extra > 0 && !needed(n) {
+			extra--
+			err = errors.Join(err, s.remove(n))
+		}
+	}
+	return errors.Join(err, os.RemoveAll(filepath.Join(s.dir, stagingName)))
+}
+
+// remove takes the number away first, so that no reader finds half of a generation.
+func (s *Store) remove(n int) error {
+	gone := filepath.Join(s.dir, stagingName+"."+strconv.Itoa(n))
+	if err := os.Rename(s.path(n), gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// write replaces the record. durable: it is on disk when write returns.
+func (s *Store) write(r Record, durable bool) error {
+	r.Version = version
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		err = writeFile(filepath.Join(s.dir, recordName+".new"), append(data, '\n'), 0o600, durable)
+	}
+	if err == nil {
+		err = os.Rename(filepath.Join(s.dir, recordName+".new"), filepath.Join(s.dir, recordName))
+	}
+	if err == nil && durable {
+		err = syncDir(s.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot record which generation is current: %w", err)
+	}
+	return nil
+}
+
+func writeFile(name string, data []byte, mode os.FileMode, durable bool) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func readJSON[T any](name string) (T, error) {
+	var none T
+	data, err := readBounded(name, maxManifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, fmt.Errorf("%s: %w", name, ErrNone)
+	}
+	if err != nil {
+		return none, err
+	}
+	v, err := strictjson.Decode[T](data)
+	if err != nil {
+		return none, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	return v, nil
+}
+
+func readBounded(name string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > most {
+		return nil, fmt.Errorf("cannot use %s: it is not a regular file of at most %d bytes", name, most)
+	}
+	data := make([]byte, st.Size())
+	n, err := f.ReadAt(data, 0)
+	if err != nil && n < len(data) {
+		return nil, err
+	}
+	return data, nil
+}
+
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
