@@ -108,7 +108,31 @@ type Inputs struct {
 	Sources []string `json:"sources"`
 }
 
-func (a Inputs) equal(b Inputs) bool { return a.Profile == b.Profile && slices.Equal(a.Sources, b.Sources) }
+// Equal tells whether both are the same.
+func (a Inputs) Equal(b Inputs) bool { return a.Profile == b.Profile && slices.Equal(a.Sources, b.Sources) }
+
+// Over gives a with what it does not tell taken from b.
+func (a Inputs) Over(b Inputs) Inputs {
+	out := Inputs{a.Profile, slices.Clone(a.Sources)}
+	for i := range out.Sources {
+		if out.Sources[i] == "" && i < len(b.Sources) {
+			out.Sources[i] = b.Sources[i]
+		}
+	}
+	return out
+}
+
+// Changed gives sources as a Plan takes them whose parent had seen before: with their files where a source has changed since,
+// and without where the parent's content stays.
+func (a Inputs) Changed(before Inputs, sources []Source) []Source {
+	out := slices.Clone(sources)
+	for i := range out {
+		if i < len(before.Sources) && i < len(a.Sources) && a.Sources[i] == before.Sources[i] {
+			out[i].File = nil
+		}
+	}
+	return out
+}
 
 // Record says how things stand. It is the journal of a change: Trying is written before the change and gone after it.
 type Record struct {
@@ -181,6 +205,9 @@ type Store struct {
 // Open gives the store in a container's state directory. It need not exist yet.
 func Open(stateDir string) *Store { return &Store{filepath.Join(stateDir, DirName)} }
 
+// Dir is the store's directory.
+func (s *Store) Dir() string { return s.dir }
+
 // Tree is the host path of what [[mount]] entry i of generation n shows.
 func (s *Store) Tree(n, i int) string {
 	return filepath.Join(s.path(n), mountName, strconv.Itoa(i))
@@ -239,33 +266,30 @@ func (s *Store) Numbers() ([]int, error) {
 	return all, nil
 }
 
-// Kept tells whether the current generation cannot be made again from what is declared: it was applied or rolled back to.
-// Such a one outlives the container's task, as a [[state]] directory does.
-func (s *Store) Kept(name string) (Record, *Generation, bool) {
-	r, err := s.Record()
-	if err != nil || r.Name != name {
-		return Record{}, nil, false
-	}
+// Kept tells whether the current generation of r cannot be made again from what is declared: it was applied or rolled back to,
+// or what is declared was turned down. Such a one outlives the container's task, as a [[state]] directory does.
+func (s *Store) Kept(r Record) bool {
 	g, err := s.Get(r.Current)
-	if err != nil || g.From.equal(r.Seen) && !slices.Contains(g.From.Sources, "") {
-		return Record{}, nil, false
-	}
-	return r, g, true
+	return err == nil && (r.Trying != 0 || r.Rejected != nil || !g.From.Equal(r.Seen))
 }
-
-// Remove removes the store.
-func (s *Store) Remove() error { return os.RemoveAll(s.dir) }
 
 // Forget removes what does not outlive the container's task: everything, unless the current generation is Kept, and then all
 // but that one.
 func (s *Store) Forget() error {
-	r, err := s.Record()
-	if err == nil {
-		if _, _, kept := s.Kept(r.Name); kept {
-			return s.prune(r, 1)
-		}
+	if r, err := s.Record(); err == nil && s.Kept(r) {
+		return s.prune(r, 1)
 	}
-	return s.Remove()
+	return os.RemoveAll(s.dir)
+}
+
+// SetAside takes a store away that cannot be used, so that nothing of it is lost: it is DirName.damaged then, in the place of
+// one that was there before.
+func (s *Store) SetAside() error {
+	aside := s.dir + ".damaged"
+	if err := os.RemoveAll(aside); err != nil {
+		return err
+	}
+	return os.Rename(s.dir, aside)
 }
 
 // Try records that generation n is about to take the place of the current one. It is on disk when Try returns.
@@ -308,7 +332,7 @@ func (s *Store) Reject(why receipt.Rejected, seen Inputs) error {
 // See records that what is declared was looked at and is what the current generation holds.
 func (s *Store) See(seen Inputs) error {
 	r, err := s.Record()
-	if err != nil || r.Seen.equal(seen) {
+	if err != nil || r.Seen.Equal(seen) {
 		return err
 	}
 	r.Seen = seen

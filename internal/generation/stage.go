@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
+	"github.com/gatewarden/gatewarden/internal/trusted"
 )
 
 // Source is where the content of one [[mount]] comes from.
@@ -39,7 +41,29 @@ type Plan struct {
 	Durable bool
 }
 
-// Look identifies what is declared now: text is the profile's, sources its [[mount]] sources, each with its File.
+// Sources opens the sources that a profile's [[mount]] entries declare. The caller closes them, also after an error.
+func Sources(mounts []profile.Mount) ([]Source, error) {
+	var all []Source
+	for _, m := range mounts {
+		f, err := trusted.OpenPath(m.Source)
+		if err != nil {
+			return all, fmt.Errorf("cannot use %s for %s: %w", m.Source, m.Target, err)
+		}
+		all = append(all, Source{Target: m.Target, Path: m.Source, File: f, Declared: true})
+	}
+	return all, nil
+}
+
+// Close closes what Sources has opened.
+func Close(sources []Source) {
+	for _, s := range sources {
+		if s.File != nil {
+			s.File.Close()
+		}
+	}
+}
+
+// Look identifies what is declared now: text is the profile's, sources come from Sources.
 func Look(ctx context.Context, text []byte, sources []Source, uid uint32) (Inputs, error) {
 	in := Inputs{Profile: digest(text), Sources: []string{}}
 	for _, s := range sources {
@@ -156,9 +180,21 @@ func openTree(name string) (*os.File, error) {
 	return os.OpenFile(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 }
 
-// Begin makes a staged generation the current one of a store that has none, for a container that is being created.
-func (s *Store) Begin(g *Generation) error {
-	return s.write(Record{Name: g.Name, Current: g.Number, Next: g.Number + 1, Seen: g.From}, false)
+// Begin makes a staged generation the current one, for a container that is being created: nothing runs yet, so there is nothing
+// to go back to. Of what can be made again nothing is written durably.
+func (s *Store) Begin(g *Generation, seen Inputs) error {
+	r, err := s.Record()
+	if errors.Is(err, ErrNone) {
+		return s.write(Record{Name: g.Name, Current: g.Number, Next: g.Number + 1, Seen: seen}, false)
+	}
+	if err != nil {
+		return err
+	}
+	r.Name, r.Current, r.Trying, r.Next, r.Seen = g.Name, g.Number, 0, max(r.Next, g.Number+1), seen
+	if err := s.write(r, true); err != nil {
+		return err
+	}
+	return s.prune(r, Keep)
 }
 
 // Discard takes away a staged generation that is not going to be tried.

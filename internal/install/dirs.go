@@ -8,10 +8,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/generation"
 )
 
 // errLocked says that a live warden holds the lock.
@@ -240,17 +243,21 @@ func removeLogs(dir string) error {
 	return nil
 }
 
-// removeJournal removes all of the container's state directory but its [[state]] directories.
+// removeJournal removes all of the container's state directory but its [[state]] directories, and the configuration that cannot
+// be made again.
 func (i Install) removeJournal() error {
-	if err := removeChildren(i.StateDir(), stateName); err != nil {
+	if err := generation.Open(i.StateDir()).Forget(); err != nil {
+		return err
+	}
+	if err := removeChildren(i.StateDir(), stateName, generation.DirName); err != nil {
 		return err
 	}
 	removeEmpty(i.StateDir())
 	return nil
 }
 
-// removeChildren removes what is in dir, except the entry named keep. No dir is no error.
-func removeChildren(dir, keep string) error {
+// removeChildren removes what is in dir, except the entries named keep. No dir is no error.
+func removeChildren(dir string, keep ...string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -259,7 +266,7 @@ func removeChildren(dir, keep string) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == keep {
+		if slices.Contains(keep, e.Name()) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {

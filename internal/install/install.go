@@ -1,6 +1,7 @@
 package install
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +15,11 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
-	"github.com/gatewarden/gatewarden/internal/trusted"
 	"github.com/gatewarden/gatewarden/oci"
 )
 
@@ -102,6 +103,8 @@ type installation struct {
 	init    *process.Process
 	lock    *os.File
 	made    []func() // removes what was made, in the order in which it was made
+
+	configuration configuration
 }
 
 func (i *installation) undo() {
@@ -127,6 +130,13 @@ func (i *installation) run(annotated bool) (err error) {
 		if err := i.profile.SelectableBy(i.record.Namespace); err != nil {
 			return invalid(err)
 		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), copyTime)
+	defer cancel()
+	err = i.configure(ctx)
+	defer generation.Close(i.configuration.sources)
+	if err != nil {
+		return err
 	}
 	judged := posture.Check(i.spec, i.profile)
 	if err := judged.Err(); err != nil {
@@ -156,7 +166,7 @@ func (i *installation) run(annotated bool) (err error) {
 	if err := i.claim(); err != nil {
 		return err
 	}
-	sources, err := i.sources()
+	sources, err := i.sources(ctx)
 	defer closeSources(sources)
 	if err != nil {
 		return err
@@ -200,15 +210,16 @@ func rootfs(bundle string, spec *specs.Spec) (string, error) {
 	return filepath.Join(bundle, spec.Root.Path), nil
 }
 
-// sources opens what is to be mounted: [[mount]] entries, then [[state]] directories, which are made if need be.
-func (i *installation) sources() ([]mount.Source, error) {
-	var sources []mount.Source
-	for _, m := range i.profile.Mounts {
-		f, err := trusted.OpenPath(m.Source)
-		if err != nil {
-			return sources, fmt.Errorf("cannot mount %s: %w", m.Source, err)
-		}
-		sources = append(sources, mount.Source{File: f, Path: m.Source, Target: m.Target})
+// sources opens what is to be mounted: what the configuration has for [[mount]] entries, then [[state]] directories, which are
+// made if need be.
+func (i *installation) sources(ctx context.Context) ([]mount.Source, error) {
+	n, err := i.settle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sources, err := MountSources(i.configuration.store, n, i.profile)
+	if err != nil {
+		return sources, err
 	}
 	for _, s := range i.profile.States {
 		f, err := i.stateSource(s.Target)

@@ -46,6 +46,9 @@ func load(dir, name string, before *Profile) (*Profile, error) {
 	return p, err
 }
 
+// Text is the content of the file that the profile was loaded from; nil for one that comes from elsewhere.
+func (p *Profile) Text() []byte { return p.text }
+
 // Check reads the profile at path, which may be relative, for somebody who wants to know everything that is wrong with
 // it: beside Parse's problems the *Problems hold, with line 0, why Load would refuse the file itself. What could be read
 // of the file is returned too, for Problems.Format. Any other error means that there is nothing to explain.
