@@ -59,13 +59,14 @@ func needsConfig(args []string) bool {
 	return true
 }
 
-// takeConfig takes --config FILE out of args, wherever it stands before "--". path is what it was, or else env.
+// takeConfig takes --config FILE out of args, wherever it stands before "--"; but what follows apply is that verb's own --config.
+// path is what it was, or else env.
 func takeConfig(args []string, env string) (path string, rest []string, err error) {
 	path = env
 	for i := 0; i < len(args); i++ {
 		name, value, has := strings.Cut(args[i], "=")
 		switch {
-		case args[i] == "--":
+		case args[i] == "--", len(rest) == 1 && rest[0] == "apply":
 			return path, append(rest, args[i:]...), nil
 		case name != "--config" && name != "-config":
 			rest = append(rest, args[i])

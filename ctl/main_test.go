@@ -69,6 +69,9 @@ func TestTheConfigFileIsTakenFromAnywhereOnTheLine(t *testing.T) {
 		{[]string{"ps", "--config=/a", "--json"}, []string{"ps", "--json"}, "/a", false},
 		{[]string{"ps", "-config", "/a"}, []string{"ps"}, "/a", false},
 		{[]string{"status", "--", "--config"}, []string{"status", "--", "--config"}, "/env", false},
+		{[]string{"apply", "web", "--config", "/a"}, []string{"apply", "web", "--config", "/a"}, "/env", false},
+		{[]string{"--config", "/a", "apply", "--config=/b", "web"}, []string{"apply", "--config=/b", "web"}, "/a", false},
+		{[]string{"status", "apply", "--config", "/a"}, []string{"status", "apply"}, "/a", false},
 		{[]string{"ps", "--config"}, nil, "", true},
 		{[]string{"ps", "--config="}, nil, "", true},
 	} {

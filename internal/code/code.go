@@ -50,6 +50,8 @@ const (
 	StageListen    Stage = "listen"
 	StageProbe     Stage = "probe"
 	StageSettle    Stage = "settle"
+	StageCommit    Stage = "commit"
+	StageRollback  Stage = "rollback" // after a stage that failed: the configuration before is started again
 	StageReceipt   Stage = "receipt"
 	StageRunning   Stage = "running"
 )

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -19,16 +20,18 @@ const Version = 1
 // Verb is what a client asks for.
 type Verb string
 
-// The verbs. All but Restart, Recover and Signal are free of side effects and never wait for an action in progress.
+// The verbs. All but Restart, Recover, Apply, Rollback and Signal are free of side effects and never wait for an action in progress.
 const (
-	Status  Verb = "status"  // → Message.Status
-	Restart Verb = "restart" // → Stage messages, then Message.Receipt
-	Recover Verb = "recover" // → like Restart
-	Probe   Verb = "probe"   // → Message.Report
-	Signal  Verb = "signal"  // deliver Request.Signal to exactly the tracked process, no restart
-	Await   Verb = "await"   // wait until the first start has an outcome → Message.Receipt, or Error if it failed for good
-	Leave   Verb = "leave"   // end without touching the gateway, for a successor; answered before the end
-	Watch   Verb = "watch"   // stream of Message.Event until the client hangs up; the first tells the present state
+	Status   Verb = "status"   // → Message.Status
+	Restart  Verb = "restart"  // → Stage messages, then Message.Receipt
+	Recover  Verb = "recover"  // → like Restart
+	Apply    Verb = "apply"    // → like Restart, with another configuration; with DryRun → Message.Plan
+	Rollback Verb = "rollback" // → like Apply, with a configuration that was there before
+	Probe    Verb = "probe"    // → Message.Report
+	Signal   Verb = "signal"   // deliver Request.Signal to exactly the tracked process, no restart
+	Await    Verb = "await"    // wait until the first start has an outcome → Message.Receipt, or Error if it failed for good
+	Leave    Verb = "leave"    // end without touching the gateway, for a successor; answered before the end
+	Watch    Verb = "watch"    // stream of Message.Event until the client hangs up; the first tells the present state
 )
 
 // Request is what a client sends.
@@ -42,6 +45,25 @@ type Request struct {
 	IfGeneration *int          `json:"if_generation,omitempty"` // refuse unless this is the current generation
 	Signal       string        `json:"signal,omitempty"`        // "SIGUSR1"; for Restart: the first signal instead of stop.signal
 	Via          string        `json:"via,omitempty"`           // receipt's requested_by.via
+
+	Config        []Config `json:"config,omitempty"`         // Apply: what [[mount]] entries are to show; none: what is declared now
+	To            int      `json:"to,omitempty"`             // Rollback: the generation; 0: the one before the current one
+	DryRun        bool     `json:"dry_run,omitempty"`        // Apply, Rollback: tell what would be done, after all checks
+	SkipPreflight bool     `json:"skip_preflight,omitempty"` // Apply, Rollback: without the profile's [preflight] command
+}
+
+// Config names a directory or file on the host that a [[mount]] is to show a copy of.
+type Config struct {
+	Target string `json:"target"` // of the [[mount]]; "": the only one
+	Source string `json:"source"` // absolute, clean path, root's alone
+}
+
+// Plan is the answer to a dry run.
+type Plan struct {
+	Current    int                 `json:"current"`
+	Generation int                 `json:"generation"` // that would be tried; Current: nothing would change
+	Changes    []generation.Change `json:"changes"`
+	Diff       string              `json:"diff"` // unified, of the texts among them
 }
 
 // Bounds of a request and of its parts, in bytes.
@@ -50,6 +72,7 @@ const (
 	MaxMessage   = 1 << 20
 	MaxReason    = 1 << 10
 	MaxRequestID = 128
+	MaxConfigs   = 64
 )
 
 // Event is a change of the gateway that watchers see.
@@ -79,6 +102,7 @@ type Message struct {
 	Status  *receipt.Status  `json:"status,omitempty"`
 	Receipt *receipt.Receipt `json:"receipt,omitempty"`
 	Report  *Report          `json:"report,omitempty"`
+	Plan    *Plan            `json:"plan,omitempty"`
 	Error   *code.Error      `json:"error,omitempty"` // the request was not carried out; Receipt may still tell more
 	Done    bool             `json:"done,omitempty"`
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path"
 	"strconv"
 	"sync"
 	"time"
@@ -165,7 +166,7 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("protocol version %d is not spoken here, only %d: client and warden differ in age", req.Version, Version)
 	}
 	switch req.Verb {
-	case Status, Restart, Recover, Probe, Signal, Await, Watch, Leave:
+	case Status, Restart, Recover, Apply, Rollback, Probe, Signal, Await, Watch, Leave:
 	default:
 		return Request{}, fmt.Errorf("unknown verb %q", req.Verb)
 	}
@@ -182,6 +183,17 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("unknown signal %q", req.Signal)
 	case req.Verb == Signal && req.Signal == "":
 		return Request{}, fmt.Errorf("the verb %q needs a signal", req.Verb)
+	case len(req.Config) > MaxConfigs || len(req.Config) > 0 && req.Verb != Apply:
+		return Request{}, fmt.Errorf("%d configurations with the verb %q: apply takes at most %d", len(req.Config), req.Verb, MaxConfigs)
+	case req.To < 0 || req.To > 0 && req.Verb != Rollback:
+		return Request{}, fmt.Errorf("generation %d with the verb %q: rollback takes one", req.To, req.Verb)
+	case (req.DryRun || req.SkipPreflight) && req.Verb != Apply && req.Verb != Rollback:
+		return Request{}, fmt.Errorf("the verb %q has no dry run and no preflight command", req.Verb)
+	}
+	for _, c := range req.Config {
+		if !path.IsAbs(c.Source) || path.Clean(c.Source) != c.Source || c.Target != "" && (!path.IsAbs(c.Target) || path.Clean(c.Target) != c.Target) {
+			return Request{}, fmt.Errorf("configuration %.200q for %.200q: absolute, clean paths are needed", c.Source, c.Target)
+		}
 	}
 	return req, nil
 }

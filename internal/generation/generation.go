@@ -109,7 +109,9 @@ type Inputs struct {
 }
 
 // Equal tells whether both are the same.
-func (a Inputs) Equal(b Inputs) bool { return a.Profile == b.Profile && slices.Equal(a.Sources, b.Sources) }
+func (a Inputs) Equal(b Inputs) bool {
+	return a.Profile == b.Profile && slices.Equal(a.Sources, b.Sources)
+}
 
 // Over gives a with what it does not tell taken from b.
 func (a Inputs) Over(b Inputs) Inputs {
@@ -327,6 +329,16 @@ func (s *Store) Reject(why receipt.Rejected, seen Inputs) error {
 		return err
 	}
 	return s.prune(r, Keep)
+}
+
+// Abandon takes back Try: what was to be tried has not been. It stays, for the same to be tried again.
+func (s *Store) Abandon() error {
+	r, err := s.Record()
+	if err != nil {
+		return err
+	}
+	r.Trying = 0
+	return s.write(r, true)
 }
 
 // See records that what is declared was looked at and is what the current generation holds.

@@ -25,6 +25,8 @@ type Source struct {
 	File   *os.File // O_PATH descriptor of a directory or regular file; nil: what the generation before has there
 	// Declared: File is the source that the profile names.
 	Declared bool
+	// Print identifies what was copied from File: Stage fills it in, and Unchanged compares it.
+	Print string
 }
 
 // Plan says what a generation is made of.
@@ -127,13 +129,14 @@ func (s *Store) build(ctx context.Context, staging string, n int, p Plan) (*Gene
 	if p.Parent != nil {
 		g.Parent = p.Parent.Number
 	}
-	for i, src := range p.Sources {
-		files, print, err := s.fill(ctx, filepath.Join(staging, mountName, strconv.Itoa(i)), i, src, p)
+	for i := range p.Sources {
+		src := &p.Sources[i]
+		files, from, err := s.fill(ctx, filepath.Join(staging, mountName, strconv.Itoa(i)), i, src, p)
 		if err != nil {
 			return nil, err
 		}
 		g.Mounts = append(g.Mounts, Mount{src.Target, files})
-		g.From.Sources = append(g.From.Sources, print)
+		g.From.Sources = append(g.From.Sources, from)
 	}
 	data, err := json.Marshal(g)
 	switch {
@@ -155,14 +158,14 @@ func (s *Store) build(ctx context.Context, staging string, n int, p Plan) (*Gene
 }
 
 // fill makes what one [[mount]] shows, and gives what identifies its declared source; "" if it does not come from there.
-func (s *Store) fill(ctx context.Context, dst string, i int, src Source, p Plan) ([]File, string, error) {
+func (s *Store) fill(ctx context.Context, dst string, i int, src *Source, p Plan) (files []File, from string, err error) {
 	own := owner{p.UID, p.GID}
 	if src.File != nil {
-		files, print, err := copyTree(ctx, src.Path, src.File, dst, own, p.Durable)
-		if !src.Declared {
-			print = ""
+		files, src.Print, err = copyTree(ctx, src.Path, src.File, dst, own, p.Durable)
+		if src.Declared {
+			from = src.Print
 		}
-		return files, print, err
+		return files, from, err
 	}
 	if p.Parent == nil || i >= len(p.Parent.Mounts) || p.Parent.Mounts[i].Target != src.Target {
 		return nil, "", fmt.Errorf("there is no generation before it that has %s", src.Target)
@@ -172,8 +175,25 @@ func (s *Store) fill(ctx context.Context, dst string, i int, src Source, p Plan)
 		return nil, "", err
 	}
 	defer f.Close()
-	files, _, err := copyTree(ctx, f.Name(), f, dst, own, p.Durable)
+	files, _, err = copyTree(ctx, f.Name(), f, dst, own, p.Durable)
 	return files, p.Parent.From.Sources[i], err
+}
+
+// Unchanged checks that what was copied from sources is still what is there.
+func Unchanged(ctx context.Context, sources []Source, uid uint32) error {
+	for _, s := range sources {
+		if s.File == nil {
+			continue
+		}
+		now, err := printOf(ctx, s.Path, s.File, uid)
+		if err != nil {
+			return err
+		}
+		if now != s.Print {
+			return fmt.Errorf("somebody has edited %s since it was staged", s.Path)
+		}
+	}
+	return nil
 }
 
 func openTree(name string) (*os.File, error) {

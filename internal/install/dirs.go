@@ -215,7 +215,12 @@ func (i Install) Write() error {
 	if err != nil {
 		return fmt.Errorf("cannot record the installation: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(i.RunDir(), RecordName), append(data, '\n'), 0o600); err != nil {
+	// As a whole: it is replaced when the container is shown another configuration, and readers come at any time.
+	path := filepath.Join(i.RunDir(), RecordName)
+	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("cannot record the installation: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("cannot record the installation: %w", err)
 	}
 	return nil

@@ -61,6 +61,11 @@ func run() (pid, pidfd int, err error) {
 	if err := awaitState(ctx, filepath.Join(req.Root, req.ID)); err != nil {
 		return 0, -1, err
 	}
+	if req.OtherMounts {
+		if err := offer(files.Mounts, req.InitPID); err != nil {
+			return 0, -1, fmt.Errorf("cannot choose the launcher's mount namespace: %w", err)
+		}
+	}
 	c, err := libcontainer.Load(req.Root, req.ID)
 	if err != nil {
 		return 0, -1, fmt.Errorf("cannot load container %s from %s: %w", req.ID, req.Root, err)
@@ -111,7 +116,7 @@ func run() (pid, pidfd int, err error) {
 // launcher any more.
 func request(fd int) (Request, Files, error) {
 	buf := make([]byte, maxRequest)
-	oob := make([]byte, unix.CmsgSpace(4*(fixedFiles+maxHeld)))
+	oob := make([]byte, unix.CmsgSpace(4*(fixedFiles+1+maxHeld)))
 	n, oobn, flags, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_CMSG_CLOEXEC)
 	switch {
 	case err != nil:
@@ -131,15 +136,58 @@ func request(fd int) (Request, Files, error) {
 	}
 	open := func(i int, name string) *os.File { return os.NewFile(uintptr(fds[i]), name) }
 	files := Files{Launcher: open(0, "launcher"), Control: open(1, "control"), Stdout: open(2, "stdout"), Stderr: open(3, "stderr")}
-	for i := fixedFiles; i < len(fds); i++ {
-		files.Held = append(files.Held, open(i, "held socket"))
-	}
 	req, err := strictjson.Decode[Request](buf[:n])
-	return req, files, err
+	if err != nil {
+		return req, files, err
+	}
+	next := fixedFiles
+	if req.OtherMounts {
+		if len(fds) == next {
+			return req, files, errors.New("it comes without its mount namespace")
+		}
+		files.Mounts = open(next, "mount namespace")
+		next++
+	}
+	for ; next < len(fds); next++ {
+		files.Held = append(files.Held, open(next, "held socket"))
+	}
+	return req, files, nil
 }
 
 // fixedFiles is how many files come with each request, before those that are held.
 const fixedFiles = 4
+
+// offer makes mounts what libcontainer finds as the mount namespace of the container's init. It, or any other runtime, joins what
+// /proc/PID/ns names and can't be told otherwise; but this process has a mount namespace of its own (StartElsewhere), and
+// only there the directory is another.
+func offer(mounts *os.File, init int) error {
+	dir := fmt.Sprintf("/proc/%d/ns", init)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	// Links to descriptors, which stay open for as long as this process lives. Mounts of them would do for all but the one that
+	// counts: a mount namespace cannot be mounted in one that is younger (fs/namespace.c, mnt_ns_loop).
+	links := map[string]string{}
+	for _, e := range entries {
+		fd := int(mounts.Fd())
+		if e.Name() != "mnt" {
+			if fd, err = unix.Open(filepath.Join(dir, e.Name()), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+				return &os.PathError{Op: "open", Path: filepath.Join(dir, e.Name()), Err: err}
+			}
+		}
+		links[e.Name()] = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd)
+	}
+	if err := unix.Mount("none", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=64k,mode=0700"); err != nil {
+		return &os.PathError{Op: "mount", Path: dir, Err: err}
+	}
+	for name, to := range links {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // check insists that the state file is of the container that the hook was called for: same init, same start time.
 func check(c *libcontainer.Container, req Request) error {

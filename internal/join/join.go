@@ -32,6 +32,8 @@ type Request struct {
 	GID          uint32   `json:"gid"`
 	Groups       []uint32 `json:"groups"`
 	Capabilities []string `json:"capabilities"`
+	// OtherMounts: it comes with a mount namespace, which the launcher is put into instead of the container's.
+	OtherMounts bool `json:"other_mounts"`
 }
 
 // Files are what the launcher inherits.
@@ -41,6 +43,7 @@ type Files struct {
 	Stdout   *os.File
 	Stderr   *os.File
 	Held     []*os.File // sockets that it keeps open while it is parked
+	Mounts   *os.File   // the mount namespace that it is put into (mount.Preview); nil: the container's
 }
 
 // resultFD is the child's only descriptor beside the standard ones: a socket, over which the request comes with the files, and
@@ -73,7 +76,15 @@ type Joiner struct {
 
 // Start starts the child. It can be long before anything else is known: half of a join's time is the start of the program that
 // has libcontainer in it.
-func Start(self string, log io.Writer) (*Joiner, error) {
+func Start(self string, log io.Writer) (*Joiner, error) { return start(self, log, 0) }
+
+// StartElsewhere is Start for a launcher that is put into a mount namespace of its own (Files.Mounts). The child has one for
+// itself, in which it can arrange what libcontainer finds.
+func StartElsewhere(self string, log io.Writer) (*Joiner, error) {
+	return start(self, log, unix.CLONE_NEWNS)
+}
+
+func start(self string, log io.Writer, unshare uintptr) (*Joiner, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fail("cannot make the joiner's socket: %w", err)
@@ -83,7 +94,7 @@ func Start(self string, log io.Writer) (*Joiner, error) {
 	defer theirs.Close()
 	j.cmd = &exec.Cmd{
 		Path: self, Args: []string{"gatewarden-hook", "join"}, Env: []string{}, Dir: "/", Stderr: j.said,
-		ExtraFiles: []*os.File{theirs}, SysProcAttr: &unix.SysProcAttr{PidFD: &j.pidfd},
+		ExtraFiles: []*os.File{theirs}, SysProcAttr: &unix.SysProcAttr{PidFD: &j.pidfd, Unshareflags: unshare},
 	}
 	if err := j.cmd.Start(); err != nil {
 		unix.Close(j.ours)
@@ -120,6 +131,9 @@ func Launcher(ctx context.Context, self string, log io.Writer, req Request, file
 func (j *Joiner) Join(ctx context.Context, req Request, files Files) (*process.Process, error) {
 	defer j.Close()
 	rights := []int{int(files.Launcher.Fd()), int(files.Control.Fd()), int(files.Stdout.Fd()), int(files.Stderr.Fd())}
+	if req.OtherMounts = files.Mounts != nil; req.OtherMounts {
+		rights = append(rights, int(files.Mounts.Fd()))
+	}
 	for _, f := range files.Held {
 		rights = append(rights, int(f.Fd()))
 	}

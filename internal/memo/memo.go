@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -28,7 +29,7 @@ import (
 const Name = "warden.json"
 
 // Version is the version of the memo's form. One of another version is another release's, and is not read.
-const Version = 4
+const Version = 5
 
 // MaxSize bounds a memo, in bytes.
 const MaxSize = 1 << 20
@@ -65,6 +66,9 @@ type Pending struct {
 	Old     *receipt.Old        `json:"old"`     // the gateway that it has ended
 	Overlap bool                `json:"overlap"` // the gateway is still the old one, which serves
 	Profile profile.Profile     `json:"profile"`
+	// Generation is the one that it tries, or has tried and turned down; 0: it starts the current one.
+	Generation int               `json:"generation"`
+	Seen       generation.Inputs `json:"seen"` // what was declared when that was made
 }
 
 // head is the memo's first line. The second is the Recovery. So a client reads and decodes what is for it, as strictly as a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,14 @@ func (n Namespaces) Differ(o Namespaces) string {
 		}
 	}
 	return ""
+}
+
+// With gives n with the namespace of that kind taken from o.
+func (n Namespaces) With(kind string, o Namespaces) Namespaces {
+	if i := slices.Index(kinds[:], kind); i >= 0 {
+		n[i] = o[i]
+	}
+	return n
 }
 
 // Identity is what the kernel says that a process is, beyond the handle: what a process that took its number, or that the

@@ -110,6 +110,7 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	if listen == nil && p.Ready.Kind != "none" {
 		root.Fail("listen", "missing: at least one [[listen]], or [ready] none = true for a gateway that listens nowhere")
 	}
+	p.Preflight = readPreflight(root.Get("preflight").Table(), &at)
 	p.Stop = readStop(root.Get("stop").Table())
 	restart := root.Get("restart").Table()
 	p.Restart = readRestart(restart)
@@ -123,7 +124,7 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	p.Posture = readPosture(root.Get("posture").Table())
 	at.check()
 	refuseOutage(root)
-	root.Later("credentials", "forward", "preflight")
+	root.Later("credentials", "forward")
 	root.Close()
 	return p
 }
@@ -149,7 +150,7 @@ func readGateway(t *stricttoml.Table, at *places) Gateway {
 	g.Capabilities = readCapabilities(t.Get("capabilities"))
 	g.SHA256 = readSHA256(t.Get("sha256"))
 	refuseOutage(t)
-	t.Later("credentials", "preflight")
+	t.Later("credentials")
 	t.Close()
 	return g
 }
@@ -314,7 +315,7 @@ func readListen(v *stricttoml.Value, at *places) ([]Listen, []listenAt) {
 		}
 		place := listenAt{address: address, mode: mode}
 		readHeld(t, &l, &place)
-		t.Later("preflight", "forward")
+		t.Later("forward")
 		t.Close()
 		list = append(list, l)
 		ats = append(ats, place)
@@ -387,7 +388,6 @@ func readReady(t *stricttoml.Table, listen []Listen, at *places) Ready {
 	duration(t.Get("timeout"), minDuration, &r.Timeout)
 	duration(t.Get("settle"), 0, &r.Settle)
 	refuseOutage(t)
-	t.Later("preflight")
 	t.Close()
 	if r.Kind == "" && len(listen) > 0 {
 		a := listen[0].Address.loopback()
@@ -397,6 +397,19 @@ func readReady(t *stricttoml.Table, listen []Listen, at *places) Ready {
 		}
 	}
 	return r
+}
+
+// readPreflight reads [preflight]. Without the table there is no command.
+func readPreflight(t *stricttoml.Table, at *places) Preflight {
+	var f Preflight
+	if t == nil {
+		return f
+	}
+	f.Command = readCommand(t.Require("command", `what judges a new configuration, command = ["/usr/sbin/nginx", "-t"]`), at)
+	f.Timeout = 10 * time.Second
+	duration(t.Get("timeout"), minDuration, &f.Timeout)
+	t.Close()
+	return f
 }
 
 func readHTTP(v *stricttoml.Value, r *Ready) {
@@ -577,7 +590,6 @@ func readRestart(t *stricttoml.Table) Restart {
 	}
 	r.Overlap, _ = t.Get("overlap").Boolean()
 	refuseOutage(t)
-	t.Later("preflight")
 	t.Close()
 	return r
 }

@@ -15,6 +15,7 @@ type Profile struct {
 	Gateway     Gateway
 	Listen      []Listen
 	Ready       Ready
+	Preflight   Preflight
 	Stop        Stop
 	Restart     Restart
 	Mounts      []Mount
@@ -102,6 +103,13 @@ type Ready struct {
 	Exec    []string // exec: Exec[0] is an absolute, clean path in the container
 	Timeout time.Duration
 	Settle  time.Duration
+}
+
+// Preflight is a command that judges a configuration before it is tried. It runs as the gateway would, and sees what the
+// gateway would see.
+type Preflight struct {
+	Command []string // Command[0] is an absolute, clean path in the container; empty: none
+	Timeout time.Duration
 }
 
 // Stop says how a gateway is ended.

@@ -138,9 +138,10 @@ type Receipt struct {
 	Stage       code.Stage  `json:"stage"`
 	Retryable   bool        `json:"retryable"`
 	Message     string      `json:"message"`
-	Generation  int         `json:"generation"`
-	Old         *Old        `json:"old"` // null when no gateway was stopped
-	New         *New        `json:"new"` // null when none was started
+	Generation  int         `json:"generation"`         // of the configuration: the one that is current after the action
+	Rejected    *Rejected   `json:"rejected,omitempty"` // the generation that the action tried, if it was turned down
+	Old         *Old        `json:"old"`                // null when no gateway was stopped
+	New         *New        `json:"new"`                // null when none was started
 	Listeners   []Listener  `json:"listeners"`
 	Probe       *Probe      `json:"probe"`
 	Workload    Workload    `json:"workload"`
@@ -200,7 +201,8 @@ type Status struct {
 	StartTime  uint64     `json:"start_time"`
 	Since      time.Time  `json:"since"` // when State was entered
 	Restarts   Restarts   `json:"restarts"`
-	Generation int        `json:"generation"`
+	Generation int        `json:"generation"` // of the configuration that is current
+	Rejected   *Rejected  `json:"rejected"`   // a later one that was tried and turned down, until another takes the current one's place
 	Listeners  []Listener `json:"listeners"`
 	Healthy    *bool      `json:"healthy"` // as of Checked; false, too, while no gateway runs; null: cannot tell
 	Checked    *time.Time `json:"checked"` // when the running gateway's health was last looked at; null: it was not

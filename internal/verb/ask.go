@@ -21,8 +21,9 @@ const (
 	probeTime = 10 * time.Second
 	// silence is how long a restart may say nothing before the warden is asked whether it still lives.
 	silence = 5 * time.Second
-	// grace is what the client waits beyond the action's own deadline, which the warden keeps, for the answer to arrive.
-	grace = 2 * time.Second
+	// grace is what the client waits beyond the action's own deadline, which the warden keeps, for the answer to arrive: going back
+	// to the configuration before has a time of its own. A warden that hangs is told long before.
+	grace = time.Minute
 )
 
 // dir is the container's run directory.

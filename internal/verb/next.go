@@ -36,6 +36,8 @@ func (in *Invocation) advise(t Target, gateway string, c code.Code) {
 		in.next("%s tells what runs now", in.look(t))
 	case code.PreflightFailed:
 		in.next("put right what the message names; %s shows the present state and generation", in.look(t))
+	case code.RolledBack:
+		in.next("%s shows what it wrote; %s shows what was turned down", in.hint("logs", t), in.onHost("gatewarden generations "+t.String()))
 	case code.StopFailed:
 		in.next("%s tells whether the process is still there; in state D it waits for a device or a file server: look at these", in.look(t))
 	case code.LaunchFailed, code.ProbeFailed:

@@ -25,7 +25,7 @@ type progress struct {
 // note keeps what m says without printing.
 func (p *progress) note(m control.Message) {
 	switch m.Stage {
-	case code.StageStop, code.StageAbsence, code.StageLaunch, code.StageListen, code.StageProbe, code.StageSettle:
+	case code.StageStop, code.StageAbsence, code.StageLaunch, code.StageListen, code.StageProbe, code.StageSettle, code.StageCommit, code.StageRollback:
 		p.stopped = true
 	}
 }

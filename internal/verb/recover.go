@@ -19,11 +19,13 @@ status 5. Any other state (unhealthy, backing off, failed, stopped) is followed 
   --timeout D        the whole action's deadline, waiting for its turn included (the profile's own sum)
   --reason TEXT      why, for the receipt (at most 1024 bytes)
   --request-id ID    a repeated ID does nothing and gives the first receipt, so that a script can retry
-  --if-generation N  refuse unless N is the gateway's generation
+  --if-generation N  refuse unless N is the current generation of the configuration
 ` + commonFlags + exitHelp,
 		Examples: `  gatewarden recover web
   gatewarden recover web --quiet || alert "gateway of web"
 `,
-		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int { return action(fs, control.Recover) },
+		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int {
+			return action(fs, &control.Request{Verb: control.Recover})
+		},
 	}
 }

@@ -26,18 +26,19 @@ signalled: a refusal (exit 3) has cost nothing. Each stage is printed as it ends
   --timeout D        the whole action's deadline, waiting for its turn included (the profile's own sum)
   --reason TEXT      why, for the receipt (at most 1024 bytes)
   --request-id ID    a repeated ID does nothing and gives the first receipt, so that a script can retry
-  --if-generation N  refuse unless N is the gateway's generation
+  --if-generation N  refuse unless N is the current generation of the configuration
 ` + commonFlags + exitHelp,
 		Examples: `  gatewarden restart web
   gatewarden restart k8s.io/4f2a --reason "rotated the token" --json
 `,
-		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int { return action(fs, control.Restart) },
+		New: func(fs *flag.FlagSet) func(context.Context, *Invocation) int {
+			return action(fs, &control.Request{Verb: control.Restart})
+		},
 	}
 }
 
-// action is what restart and recover share: their flags, the request, the progress and the receipt.
-func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation) int {
-	req := control.Request{Verb: v}
+// action is what restart, recover, apply and rollback share: their flags, the request, the progress and the receipt.
+func action(fs *flag.FlagSet, req *control.Request) func(context.Context, *Invocation) int {
 	timeout := timeoutFlag(fs)
 	fs.Func("reason", "", func(s string) error {
 		if len(s) > control.MaxReason {
@@ -76,16 +77,20 @@ func action(fs *flag.FlagSet, v control.Verb) func(context.Context, *Invocation)
 		if in.JSON {
 			on = func(m control.Message) { p.note(m) }
 		}
-		m, err := in.act(ctx, t, req, on)
+		m, err := in.act(ctx, t, *req, on)
 		if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.WardenLost && ctx.Err() == nil {
 			// The id tells the successor what it has finished already.
 			if err = install.Revive(in.Config.Hook, in.dir(t), 0); err == nil {
-				m, err = in.act(ctx, t, req, on)
+				m, err = in.act(ctx, t, *req, on)
 			}
 		}
 		if err != nil && m.Receipt == nil {
 			p.end(false, 0)
-			return in.failAction(ctx, t, v, p.stopped, code.From(err, code.StageQueue))
+			return in.failAction(ctx, t, req.Verb, p.stopped, code.From(err, code.StageQueue))
+		}
+		if req.DryRun && m.Plan != nil {
+			p.end(true, 0)
+			return in.plan(t, m.Plan)
 		}
 		if m.Receipt == nil {
 			p.end(false, 0)
@@ -140,6 +145,9 @@ func (in *Invocation) failAction(ctx context.Context, t Target, v control.Verb, 
 // summary is the receipt in one line.
 func summary(r *receipt.Receipt) string {
 	what := fmt.Sprintf("gateway %s of %s", r.Gateway, r.Container)
+	if r.Outcome == receipt.AlreadyRunning && r.Action == receipt.Apply {
+		return fmt.Sprintf("%s runs generation %d, which holds this configuration, and is healthy: nothing to do", what, r.Generation)
+	}
 	if r.Outcome == receipt.AlreadyRunning {
 		s := what + " is healthy"
 		if r.New != nil {
@@ -155,6 +163,9 @@ func summary(r *receipt.Receipt) string {
 		s = fmt.Sprintf("started %s: pid %d", what, r.New.PID)
 	default:
 		s = fmt.Sprintf("%s %s", done(r.Action), what)
+	}
+	if r.Action == receipt.Apply || r.Action == receipt.Rollback {
+		s += fmt.Sprintf(", generation %d", r.Generation)
 	}
 	s += " in " + millis(r.Millis.Total)
 	if r.Old != nil {
@@ -203,6 +214,10 @@ func done(a receipt.Action) string {
 		return "recovered"
 	case receipt.Respawn:
 		return "respawned"
+	case receipt.Apply:
+		return "applied the configuration of"
+	case receipt.Rollback:
+		return "rolled back"
 	}
 	return "restarted"
 }

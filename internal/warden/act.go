@@ -17,13 +17,13 @@ import (
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/mount"
-	"github.com/gatewarden/gatewarden/internal/posture"
+	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
-	"github.com/gatewarden/gatewarden/oci"
 )
 
 // action is one start or replacement on its way from preflight to receipt.
@@ -41,6 +41,15 @@ type action struct {
 	profile *profile.Profile // that preflight found good; before that nil
 	old     *receipt.Old     // the gateway that it has ended
 	overlap bool             // the old gateway serves until the new one is proven
+	before  crowd            // the container's other processes when its preflight was done
+
+	config   []control.Config // of an apply
+	to       int              // of a rollback
+	dryRun   bool
+	untested bool              // without the profile's preflight command
+	trying   int               // the generation that is recorded to take the current one's place; 0: none
+	seen     generation.Inputs // what was declared when that was made
+	rejected *receipt.Rejected // what it has tried and turned down: it goes back to the current generation
 }
 
 // stage tells the client that a stage begins.
@@ -52,13 +61,17 @@ func (a *action) stage(s code.Stage) {
 
 // plan is what preflight found good: everything that the launch needs, read and checked while the old gateway serves.
 type plan struct {
-	profile *profile.Profile
+	*setup
 	program *binary.Program
 	env     []string
 }
 
 func (p *plan) close() {
-	if p != nil && p.program != nil {
+	if p == nil {
+		return
+	}
+	p.setup.close()
+	if p.program != nil {
 		p.program.Close()
 	}
 }
@@ -70,7 +83,11 @@ func (p *plan) close() {
 func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
 	w.acting = a
 	r := w.begin(a)
-	if err := w.replace(ctx, a, r); err != nil {
+	err := w.replace(ctx, a, r)
+	if err != nil && a.trying != 0 {
+		err = w.rollBack(a, r, w.pausedMeanwhile(r, code.From(err, code.StageLaunch)))
+	}
+	if err != nil {
 		e := w.pausedMeanwhile(r, code.From(err, code.StageLaunch))
 		r.Code, r.Stage, r.Retryable = e.Code, e.Stage, e.Retryable
 		r.Message = w.explain(a, r, e)
@@ -95,7 +112,7 @@ func (w *Warden) begin(a *action) *receipt.Receipt {
 
 // finish records the receipt of an action that has ended, whatever its outcome.
 func (w *Warden) finish(a *action, r *receipt.Receipt) {
-	r.Generation = w.status.Generation
+	r.Generation = w.config.Current
 	r.Millis.Total = millis(time.Since(a.asof))
 	w.status.Last = r
 	failpoint.Hit(w.dir, "receipt")
@@ -120,15 +137,25 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	began := time.Now()
 	p, err := w.preflight(ctx, a)
 	defer p.close()
+	if err == nil && w.nothingToApply(ctx, a, p) {
+		w.unneeded(a, r)
+		return nil
+	}
+	if err == nil {
+		err = w.try(ctx, a, p.setup)
+	}
 	r.Millis.Preflight = millis(time.Since(began))
 	if err != nil {
 		r.Outcome = receipt.Refused
 		w.dropHeld(w.profile) // what was made for the profile that was refused
+		if p != nil {
+			w.discard(p.setup)
+		}
 		return err
 	}
-	before := w.workload()
+	a.before = w.workload()
 	if w.overlaps(p.profile) {
-		return w.overlap(ctx, a, r, p, before)
+		return w.overlap(ctx, a, r, p)
 	}
 	if a.kind == receipt.Respawn {
 		r.Old, a.stopped = w.lost, w.lostAt
@@ -145,8 +172,25 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		}
 	}
 	failpoint.Hit(w.dir, "stopped")
-	// From here on no gateway runs: a failure leaves the container without one until the policy's next start. That the old one
-	// is to be replaced is on record; what is started is recorded before it can run (see release).
+	// From here on no gateway runs: a failure leaves the container without one until the policy's next start, or until the
+	// configuration before is started again. That the old one is to be replaced is on record; what is started is recorded
+	// before it can run (see release).
+	if p.fresh {
+		if err := w.show(p.number, p.profile); err != nil {
+			return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot show generation %d: %w", p.number, err)
+		}
+	}
+	if err := w.bring(ctx, a, r, p); err != nil {
+		return err
+	}
+	w.replaced(a, r)
+	w.sayRuns(w.gateway)
+	r.Workload = w.untouched(a.before)
+	return nil
+}
+
+// bring starts what p says, and proves it. No gateway runs.
+func (w *Warden) bring(ctx context.Context, a *action, r *receipt.Receipt, p *plan) error {
 	w.enter(receipt.Starting)
 	if err := w.absent(p.profile); err != nil {
 		return err
@@ -155,7 +199,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		return err
 	}
 	a.stage(code.StageLaunch)
-	began = time.Now()
+	began := time.Now()
 	g, err := w.release(ctx, p)
 	r.Millis.Launch = millis(time.Since(began))
 	if err != nil {
@@ -166,7 +210,11 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	w.status.PID, w.status.NSPID, w.status.StartTime = g.info.PID, g.info.NSPID, g.info.StartTime
 	w.publish()
 	failpoint.Hit(w.dir, "launched")
-	if err := w.proveNew(ctx, g, r, a); err != nil {
+	err = w.proveNew(ctx, g, r, a)
+	if err == nil {
+		err = w.accept(a)
+	}
+	if err != nil {
 		w.abandon(g)
 		return err
 	}
@@ -175,9 +223,6 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 		r.Millis.Unavailable = millis(time.Since(a.stopped))
 	}
 	failpoint.Hit(w.dir, "proven")
-	w.replaced(a, r)
-	w.sayRuns(g)
-	r.Workload = w.untouched(before)
 	return nil
 }
 
@@ -198,7 +243,9 @@ func (w *Warden) proveNew(ctx context.Context, g *gateway, r *receipt.Receipt, a
 // replaced notes that the new gateway runs, proven.
 func (w *Warden) replaced(a *action, r *receipt.Receipt) {
 	r.Outcome = receipt.Replaced
-	w.status.Generation++
+	if a.rejected != nil {
+		w.rolledBack(a, r)
+	}
 	w.count(a)
 	w.status.Listeners = r.Listeners
 	w.setState(receipt.Running)
@@ -225,36 +272,12 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 	if err := w.notFrozen(); err != nil {
 		return nil, err
 	}
-	p := &plan{profile: w.profile}
-	var err error
-	switch {
-	case a.profile != nil: // a warden before this one found it good
-		p.profile = a.profile
-	case a.asked:
-		if p.profile, err = w.reread(); err != nil {
-			return nil, err
-		}
-	}
-	if p.env, err = p.profile.Environ(); err != nil {
-		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the gateway's environment: %w", err)
-	}
-	// The standby's view of the container is the gateway's: same root, same mounts. It is proven here, and again at its release.
-	s, err := w.needStandby(ctx, identityOf(p.profile))
+	chosen, err := w.configure(ctx, a)
 	if err != nil {
 		return nil, err
 	}
-	root, err := s.proc.OpenRoot()
-	if err != nil {
-		return nil, code.Errorf(code.LaunchFailed, code.StagePreflight, "cannot open the container's root: %w", err)
-	}
-	defer root.Close()
-	if err := mount.Verify(root, w.rec.Mounts); err != nil {
-		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "%w", err)
-	}
-	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.rootWorkload); err != nil {
-		return nil, err
-	}
-	if err := w.checkable(root, p.profile); err != nil {
+	p := &plan{setup: chosen}
+	if err := w.prepare(ctx, p); err != nil {
 		return p, err
 	}
 	if _, err := w.listening(w.gateway, p.profile, code.StagePreflight); err != nil {
@@ -271,8 +294,55 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 		return p, code.Errorf(code.Deadline, code.StagePreflight, "%v are left until the deadline, and the gateway took %v to become ready last time: allow more with --timeout",
 			time.Until(deadline).Round(time.Millisecond), w.took.Round(time.Millisecond))
 	}
+	if p.fresh && !a.untested && a.trying == 0 {
+		if err := w.rehearse(ctx, p.setup); err != nil {
+			return p, err
+		}
+	}
 	a.profile = p.profile
 	return p, nil
+}
+
+// prepare reads and opens what the launch of p's gateway needs.
+func (w *Warden) prepare(ctx context.Context, p *plan) (err error) {
+	if p.env, err = p.profile.Environ(); err != nil {
+		return code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the gateway's environment: %w", err)
+	}
+	// The standby's view of the container is the gateway's: same root, same mounts. It is proven here, and again at its release.
+	s, err := w.needStandby(ctx, identityOf(p.profile))
+	if err != nil {
+		return err
+	}
+	root, err := s.proc.OpenRoot()
+	if err != nil {
+		return code.Errorf(code.LaunchFailed, code.StagePreflight, "cannot open the container's root: %w", err)
+	}
+	defer root.Close()
+	if err := mount.Verify(root, w.rec.Mounts); err != nil {
+		return code.Errorf(code.PreflightFailed, code.StagePreflight, "%w", err)
+	}
+	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.rootWorkload); err != nil {
+		return err
+	}
+	return w.checkable(root, p.profile)
+}
+
+// nothingToApply tells whether an apply asks for what there is already, and a gateway that is well runs with it.
+func (w *Warden) nothingToApply(ctx context.Context, a *action, p *plan) bool {
+	if a.kind != receipt.Apply || p.fresh || w.gateway == nil || !w.gateway.proven {
+		return false
+	}
+	verdict, _ := w.isWell(ctx)
+	return verdict == probe.Yes
+}
+
+// unneeded makes r the receipt of an action that has found everything as it is wanted.
+func (w *Warden) unneeded(a *action, r *receipt.Receipt) {
+	r.Outcome, r.New, r.Listeners = receipt.AlreadyRunning, &w.gateway.info, w.status.Listeners
+	r.Message = w.object() + " is healthy; nothing was done"
+	if a.kind == receipt.Apply {
+		r.Message = fmt.Sprintf("%s runs generation %d, which holds this configuration, and is healthy; nothing was done", w.object(), w.config.Current)
+	}
 }
 
 // notFrozen refuses while the container is paused: a frozen process takes no signal, and one that joins freezes too.
@@ -299,39 +369,6 @@ func (w *Warden) pausedMeanwhile(r *receipt.Receipt, e *code.Error) *code.Error 
 		return code.Errorf(code.Paused, e.Stage, "%s: %w", p.Message, e)
 	}
 	return e
-}
-
-// reread reads the profile again, for an action that an operator asked for. What only a new container can change is
-// refused here rather than ignored.
-func (w *Warden) reread() (*profile.Profile, error) {
-	p, err := w.profile.Reload(w.rec.Config.ProfileDir)
-	if err != nil {
-		return nil, code.Errorf(code.InvalidProfile, code.StagePreflight, "%w", err)
-	}
-	if p == w.profile {
-		return p, nil // judged when it was new; what the container was created from can't change any more
-	}
-	spec, err := oci.LoadProcess(w.rec.Bundle)
-	if err != nil {
-		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the container's specification again: %w", err)
-	}
-	if err := posture.Check(spec, p).Err(); err != nil {
-		return nil, err
-	}
-	want := len(p.Mounts) + len(p.States)
-	same := want == len(w.rec.Mounts)
-	for i := 0; same && i < want; i++ {
-		if i < len(p.Mounts) {
-			same = p.Mounts[i].Source == w.rec.Mounts[i].Source && p.Mounts[i].Target == w.rec.Mounts[i].Target
-		} else {
-			same = p.States[i-len(p.Mounts)].Target == w.rec.Mounts[i].Target
-		}
-	}
-	if !same {
-		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight,
-			"the profile's [[mount]] or [[state]] entries are not those that this container was created with: recreate the container to change them")
-	}
-	return p, nil
 }
 
 // stop ends the running gateway and everything that it left behind, and proves it: SIGTERM through the pidfd, SIGKILL

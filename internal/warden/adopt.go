@@ -25,14 +25,19 @@ const launchPatience = time.Second
 // before the next one is started: there are never two. An action that had begun is finished and answered for here.
 func (w *Warden) adopt(m *memo.Memo) {
 	failpoint.Hit(w.dir, "adopt")
-	w.status.Generation, w.status.Restarts = m.Status.Generation, m.Status.Restarts
+	w.status.Restarts = m.Status.Restarts
 	w.exits, w.backoff = recentExits(m.Exits, m.Profile.Restart.Window, time.Now()), m.Backoff
 	answered := w.recall(m)
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
 	begun := m.Pending != nil && !answered
 	if begun {
-		a = takeUp(m.Pending)
+		a = w.resume(m.Pending)
 	}
+	if a.trying == 0 && w.config.Trying != 0 {
+		// Recorded, and then not begun.
+		w.forgetTried()
+	}
+	w.showAgain(m, a)
 	g, why := w.recognise(m)
 	if g == nil {
 		w.adoptNothing(m, a, begun, why)
@@ -82,6 +87,11 @@ func (w *Warden) adopt(m *memo.Memo) {
 		return
 	}
 	g.proven = true
+	if err := w.accept(a); err != nil {
+		w.log.Error("the configuration that runs cannot be made the current one", "err", err)
+		w.finishAdoption(a)
+		return
+	}
 	if untold {
 		g.looked(nil)
 	} else {
@@ -90,6 +100,9 @@ func (w *Warden) adopt(m *memo.Memo) {
 	r.New = &g.info
 	if begun {
 		r.Outcome, r.Old = receipt.Replaced, a.old
+		if a.rejected != nil {
+			w.rolledBack(a, r)
+		}
 		r.Message = fmt.Sprintf("%s: process %d, which the lost warden had started, was proven and adopted", w.object(), g.info.PID)
 	} else {
 		r.Outcome, r.Message = receipt.AlreadyRunning, fmt.Sprintf("%s: process %d was found, proven and adopted", w.object(), g.info.PID)
@@ -98,7 +111,6 @@ func (w *Warden) adopt(m *memo.Memo) {
 		r.Message = fmt.Sprintf("%s: process %d was found and adopted; cannot tell whether it is healthy: %v", w.object(), g.info.PID, e)
 	}
 	if !m.Proven {
-		w.status.Generation++
 		w.count(a)
 	}
 	w.status.Listeners = r.Listeners
@@ -106,6 +118,37 @@ func (w *Warden) adopt(m *memo.Memo) {
 	w.finish(a, r)
 	w.first.set(r, false)
 	w.standbyTry.Reset(firstStandbyDelay)
+}
+
+// showAgain sees to it that the container is shown the generation of the gateway that the memo names, or of the next one: a
+// warden that was lost can have been about to change that, or have changed it and not written it down.
+func (w *Warden) showAgain(m *memo.Memo, a *action) {
+	n, p := w.config.Current, &m.Profile
+	var err error
+	if a.trying != 0 && m.Gateway != nil && !m.Asked && !m.Pending.Overlap {
+		n = a.trying
+	} else {
+		p, err = w.currentProfile()
+	}
+	if err == nil {
+		err = w.show(n, p)
+	}
+	if err != nil {
+		w.log.Error("cannot see to what the container is shown", "generation", n, "err", err)
+	}
+}
+
+// forgetTried takes back that a generation was about to be tried, of an action that nothing is known of: its client was told
+// nothing, and nothing was done.
+func (w *Warden) forgetTried() {
+	w.log.Warn("a generation was about to be tried when the warden before this one was lost", "generation", w.config.Trying)
+	err := w.store.Abandon()
+	if err == nil {
+		err = w.reread()
+	}
+	if err != nil {
+		w.log.Error("cannot take back that a generation was to be tried", "err", err)
+	}
 }
 
 // finishAdoption replaces the gateway that was found.

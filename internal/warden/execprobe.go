@@ -85,36 +85,47 @@ func (w *Warden) check(ctx context.Context, g *gateway) probe.Result {
 
 // runCheck gives the verdict, and why it is not a yes.
 func (w *Warden) runCheck(ctx context.Context, g *gateway, out *checkOutput) (probe.Verdict, error) {
-	defer out.close()
-	env, err := g.profile.Environ()
+	return w.runCommand(ctx, command{profile: g.profile, arg: g.profile.Ready.Exec, until: g.done(), out: out})
+}
+
+// command is a program of the container's that is run once, as the gateway would be.
+type command struct {
+	profile   *profile.Profile
+	arg       []string
+	namespace *os.File        // the mount namespace that it runs in, if that is not the container's
+	until     <-chan struct{} // it is given up when this is closed; nil: never
+	out       *checkOutput
+}
+
+// runCommand runs a command, and leaves nothing of it behind. A yes is exit status 0. With any other verdict the error tells why.
+func (w *Warden) runCommand(ctx context.Context, c command) (probe.Verdict, error) {
+	defer c.out.close()
+	env, err := c.profile.Environ()
 	if err != nil {
 		return probe.Unknown, err
 	}
-	root, err := g.proc.OpenRoot()
-	if err != nil {
-		return probe.Unknown, err
-	}
-	defer root.Close()
-	program, err := binary.Open(root, g.profile.Ready.Exec, "", w.rootWorkload)
-	if err != nil {
-		return probe.Unknown, err
-	}
-	defer program.Close()
 	killed := w.group.OOMKills()
-	s, err := w.park(ctx, identityOf(g.profile), join.Files{Stdout: out.theirs, Stderr: out.theirs})
-	out.started()
+	s, err := w.park(ctx, identityOf(c.profile), join.Files{Stdout: c.out.theirs, Stderr: c.out.theirs, Mounts: c.namespace})
+	c.out.started()
 	if err != nil {
 		return probe.Unknown, err
 	}
 	defer s.proc.Close()
 	defer s.gate.Close()
-	group, err := w.group.Child(checkGroup)
+	program, err := w.programOf(s, c.arg)
+	if err == nil {
+		defer program.Close()
+	}
+	var group cgroup.Group
+	if err == nil {
+		group, err = w.group.Child(checkGroup)
+	}
 	if err == nil {
 		err = group.Add(s.proc.PID())
 	}
 	if err == nil {
 		// From here on it can have children.
-		_, err = s.gate.Release(ctx, launch.Order{Exe: program.File, Cwd: g.profile.Gateway.Cwd, Arg: program.Args, Env: env})
+		_, err = s.gate.Release(ctx, launch.Order{Exe: program.File, Cwd: c.profile.Gateway.Cwd, Arg: program.Args, Env: env})
 	}
 	var late error
 	if err == nil {
@@ -122,7 +133,7 @@ func (w *Warden) runCheck(ctx context.Context, g *gateway, out *checkOutput) (pr
 		case <-s.proc.Done():
 		case <-ctx.Done():
 			late = ctx.Err()
-		case <-g.done():
+		case <-c.until:
 			err = errors.New("the gateway ended meanwhile")
 		}
 	}
@@ -133,7 +144,7 @@ func (w *Warden) runCheck(ctx context.Context, g *gateway, out *checkOutput) (pr
 	f, failed := errors.AsType[*launch.Failure](err)
 	switch {
 	case eerr != nil:
-		w.log.Error("cannot end a readiness check", "pid", s.proc.PID(), "err", eerr)
+		w.log.Error("cannot end a command", "command", c.arg[0], "pid", s.proc.PID(), "err", eerr)
 		return probe.Unknown, eerr
 	case failed:
 		return probe.Unknown, fmt.Errorf("%w%s", f, hint(f))
@@ -147,6 +158,16 @@ func (w *Warden) runCheck(ctx context.Context, g *gateway, out *checkOutput) (pr
 		return probe.No, errors.New(exit.String())
 	}
 	return probe.Yes, nil
+}
+
+// programOf opens what a parked launcher is to become, where that sees it.
+func (w *Warden) programOf(s *standby, arg []string) (*binary.Program, error) {
+	root, err := s.proc.OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return binary.Open(root, arg, "", w.rootWorkload)
 }
 
 // endCheck ends the command and tells how it ended.
@@ -269,6 +290,21 @@ func (o *checkOutput) close() {
 	o.ours.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) // all that held the other end is dead
 	<-o.done
 	o.ours.Close()
+}
+
+// all is "" or the end of what the command wrote, fit for a message: what judges a configuration tells more than one line of it.
+func (o *checkOutput) all() string {
+	var lines []string
+	for line := range strings.Lines(string(bytes.ToValidUTF8(o.last, nil))) {
+		if line = gatewaylog.Sanitize(strings.TrimSpace(line)); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return "; it wrote nothing"
+	}
+	const most = 10
+	return "; it said: " + strings.Join(lines[max(0, len(lines)-most):], " | ")
 }
 
 // said is "" or the last line that the command wrote, fit for a message.

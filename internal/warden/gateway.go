@@ -56,6 +56,8 @@ type standby struct {
 	posture process.Posture // as last proven
 	gate    *launch.Gate
 	who     identity
+	// elsewhere: it is in a mount namespace of its own, not in the container's.
+	elsewhere bool
 }
 
 func (s *standby) done() <-chan struct{} {
@@ -145,9 +147,15 @@ func (w *Warden) park(ctx context.Context, who identity, files join.Files) (_ *s
 		return nil, err
 	}
 	files.Launcher, files.Control = w.launcher, theirs
-	joiner := w.joiner.Swap(nil)
+	start := join.Start
+	var joiner *join.Joiner
+	if files.Mounts != nil {
+		start = join.StartElsewhere
+	} else {
+		joiner = w.joiner.Swap(nil)
+	}
 	if joiner == nil {
-		joiner, err = join.Start(w.self, w.stderr)
+		joiner, err = start(w.self, w.stderr)
 	}
 	var proc *process.Process
 	if err == nil {
@@ -161,7 +169,7 @@ func (w *Warden) park(ctx context.Context, who identity, files join.Files) (_ *s
 		gate.Close()
 		return nil, err
 	}
-	s := &standby{proc: proc, gate: gate, who: who}
+	s := &standby{proc: proc, gate: gate, who: who, elsewhere: files.Mounts != nil}
 	if err := gate.AwaitParked(ctx); err != nil {
 		s.end(w.log)
 		return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "the launcher did not come up in the container: %w", err)

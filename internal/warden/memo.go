@@ -7,8 +7,22 @@ import (
 )
 
 // takeUp gives the action that a warden before this one had begun.
-func takeUp(p *memo.Pending) *action {
-	return &action{id: p.ID, kind: p.Kind, asked: p.Asked, reason: p.Reason, request: p.Request, by: p.By, asof: time.Now(), profile: &p.Profile, old: p.Old}
+func (w *Warden) resume(p *memo.Pending) *action {
+	a := &action{id: p.ID, kind: p.Kind, asked: p.Asked, reason: p.Reason, request: p.Request, by: p.By, asof: time.Now(), profile: &p.Profile, old: p.Old}
+	switch rejected := w.config.Rejected; {
+	case p.Generation == 0:
+	case w.config.Trying == p.Generation:
+		a.trying, a.seen = p.Generation, p.Seen
+	case rejected != nil && rejected.Generation == p.Generation && w.config.Current != p.Generation:
+		// It had failed, and the one before was about to be started again.
+		a.rejected = rejected
+		if current, err := w.currentProfile(); err != nil {
+			w.log.Error("cannot read the current generation", "err", err)
+		} else {
+			a.profile = current
+		}
+	}
+	return a
 }
 
 // remember writes the memo. g is the gateway, a launcher that is about to become it, or nil.
@@ -24,7 +38,10 @@ func (w *Warden) remember(g *gateway) error {
 		m.Gateway, m.Identity, m.Asked, m.Proven, m.Profile = &g.info, g.id, g.asked, g.proven, *g.profile
 	}
 	if a := w.acting; a != nil && a.profile != nil {
-		m.Pending = &memo.Pending{ID: a.id, Kind: a.kind, Asked: a.asked, Reason: a.reason, Request: a.request, By: a.by, Old: a.old, Overlap: a.overlap, Profile: *a.profile}
+		m.Pending = &memo.Pending{ID: a.id, Kind: a.kind, Asked: a.asked, Reason: a.reason, Request: a.request, By: a.by, Old: a.old, Overlap: a.overlap, Profile: *a.profile, Generation: a.trying, Seen: a.seen}
+		if a.rejected != nil {
+			m.Pending.Generation = a.rejected.Generation
+		}
 	}
 	f, err := m.Write(w.dir)
 	if err != nil {

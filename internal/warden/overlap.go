@@ -39,7 +39,7 @@ func (w *Warden) overlaps(p *profile.Profile) bool {
 // overlap replaces the gateway without a moment in which none accepts: the successor is released beside it, proven by
 // connections that it accepts itself, and only then the old one is told to end. Until that proof any failure is a refusal, and
 // the old gateway has not been touched.
-func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *plan, before crowd) error {
+func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *plan) error {
 	old := w.gateway
 	a.overlap = true
 	r.Outcome = receipt.Refused
@@ -47,21 +47,22 @@ func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *
 	if err := w.remember(old); err != nil {
 		return code.Errorf(code.PreflightFailed, code.StageLaunch, "cannot record in %s that another gateway is started: %w; the directory has to be there and to have room", w.dir, err)
 	}
-	a.stage(code.StageLaunch)
-	began := time.Now()
-	next, err := w.release(ctx, p)
-	r.Millis.Launch = millis(time.Since(began))
+	next, err := w.releaseBeside(ctx, a, r, p)
 	if err != nil {
-		w.dropHeld(old.profile)
+		w.stay(a, r, old, err)
 		return err
 	}
 	w.other = next
 	r.New = &next.info
 	failpoint.Hit(w.dir, "launched")
-	if err := w.proveNew(ctx, next, r, a); err != nil {
+	err = w.proveNew(ctx, next, r, a)
+	if err == nil {
+		err = w.accept(a)
+	}
+	if err != nil {
 		w.dismiss(next)
 		w.other = nil
-		w.dropHeld(old.profile)
+		w.stay(a, r, old, err)
 		return err
 	}
 	failpoint.Hit(w.dir, "proven")
@@ -78,8 +79,35 @@ func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *
 	w.other = nil
 	// Containerd knows one process by the name of "gateway" at a time: the end of the one comes before the start of the next.
 	w.sayRuns(next)
-	r.Workload = w.untouched(before)
+	r.Workload = w.untouched(a.before)
 	return nil
+}
+
+// releaseBeside starts the successor. Of a new configuration, which it must find, the old gateway sees the files from here on too;
+// what it has read and has open is its own.
+func (w *Warden) releaseBeside(ctx context.Context, a *action, r *receipt.Receipt, p *plan) (*gateway, error) {
+	if p.fresh {
+		if err := w.show(p.number, p.profile); err != nil {
+			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot show generation %d: %w", p.number, err)
+		}
+	}
+	a.stage(code.StageLaunch)
+	began := time.Now()
+	defer func() { r.Millis.Launch = millis(time.Since(began)) }()
+	return w.release(ctx, p)
+}
+
+// stay leaves everything to the old gateway, as it was. Why is what became of the successor.
+func (w *Warden) stay(a *action, r *receipt.Receipt, old *gateway, why error) {
+	w.dropHeld(old.profile)
+	if a.trying == 0 {
+		return
+	}
+	w.reject(a, r, code.From(why, code.StageLaunch))
+	a.profile = old.profile
+	if err := w.show(w.config.Current, old.profile); err != nil {
+		w.log.Error("cannot show the current generation again", "generation", w.config.Current, "err", err)
+	}
 }
 
 // drain ends the gateway that has been replaced: what it has accepted it may finish within stop.timeout. The new one serves

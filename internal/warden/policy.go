@@ -41,7 +41,7 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 		}
 	}()
 	switch {
-	case r.Outcome == receipt.Replaced || w.alive.Err() != nil:
+	case r.Outcome == receipt.Replaced || r.Outcome == receipt.RolledBack || w.alive.Err() != nil:
 		w.retry.Stop()
 		return
 	case asked && r.Outcome == receipt.Refused:
@@ -202,5 +202,5 @@ func (w *Warden) fail(c code.Code, message string) {
 
 // budget is the longest time that an action with p takes when all goes its slowest.
 func budget(p *profile.Profile) time.Duration {
-	return p.Stop.Timeout + killGrace + p.Ready.Timeout + p.Ready.Settle + 5*time.Second
+	return p.Preflight.Timeout + p.Stop.Timeout + killGrace + p.Ready.Timeout + p.Ready.Settle + 5*time.Second
 }

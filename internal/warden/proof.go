@@ -65,6 +65,9 @@ func (w *Warden) proveLauncher(s *standby) error {
 	if err != nil {
 		return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot compare namespaces: %w", err)
 	}
+	if s.elsewhere {
+		namespaces = namespaces.With("mnt", id.Namespaces)
+	}
 	if kind := id.Namespaces.Differ(namespaces); kind != "" {
 		return mismatch("the launcher's %s namespace is not the container's", kind)
 	}

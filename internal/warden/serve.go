@@ -127,7 +127,7 @@ func (w *Warden) serveRequest(r *request) {
 		r.reply <- control.Message{Report: w.report(r.ctx), Done: true}
 	case control.Signal:
 		r.reply <- w.signal(r)
-	case control.Restart, control.Recover:
+	case control.Restart, control.Recover, control.Apply, control.Rollback:
 		r.reply <- w.restart(r)
 	case control.Leave:
 		w.leaving()
@@ -137,7 +137,7 @@ func (w *Warden) serveRequest(r *request) {
 	}
 }
 
-// restart carries out Restart and Recover.
+// restart carries out Restart, Recover, Apply and Rollback.
 func (w *Warden) restart(r *request) control.Message {
 	if old := w.recent.find(r.RequestID); old != nil {
 		return control.Message{Receipt: old, Done: true}
@@ -159,14 +159,23 @@ func (w *Warden) restart(r *request) control.Message {
 	if r.Signal != "" {
 		a.first = unix.SignalNum(r.Signal)
 	}
+	a.config, a.to, a.untested, a.dryRun = r.Config, r.To, r.SkipPreflight, r.DryRun
+	if r.DryRun {
+		p, err := w.planned(ctx, a)
+		if e := code.From(err, code.StagePreflight); e != nil {
+			e.Message = fmt.Sprintf("cannot %s %s: %s", r.Verb, w.object(), e.Message)
+			return control.Message{Done: true, Error: e}
+		}
+		return control.Message{Done: true, Plan: p}
+	}
 	rec := w.answered(ctx, a, r)
 	return control.Message{Receipt: rec, Done: true}
 }
 
 func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.Receipt {
-	if r.IfGeneration != nil && *r.IfGeneration != w.status.Generation {
+	if r.IfGeneration != nil && *r.IfGeneration != w.config.Current {
 		return w.record(a, receipt.Refused, code.Errorf(code.PreflightFailed, code.StageQueue,
-			"cannot %s %s: its generation is %d, not %d: somebody else has restarted it", r.Verb, w.object(), w.status.Generation, *r.IfGeneration))
+			"cannot %s %s: generation %d is current, not %d: somebody else has changed its configuration", r.Verb, w.object(), w.config.Current, *r.IfGeneration))
 	}
 	if r.Verb == control.Recover {
 		switch verdict, rep := w.isWell(ctx); verdict {
@@ -191,9 +200,8 @@ func (w *Warden) record(a *action, o receipt.Outcome, e *code.Error) *receipt.Re
 	if e != nil {
 		rec.Code, rec.Stage, rec.Retryable, rec.Message = e.Code, e.Stage, e.Retryable, e.Message
 	}
-	if g := w.gateway; g != nil && o == receipt.AlreadyRunning {
-		rec.New, rec.Listeners = &g.info, w.status.Listeners
-		rec.Message = w.object() + " is healthy; nothing was done"
+	if w.gateway != nil && o == receipt.AlreadyRunning {
+		w.unneeded(a, rec)
 	}
 	w.finish(a, rec)
 	return rec

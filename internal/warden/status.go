@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -43,8 +44,12 @@ func (w *Warden) publish() {
 // that runs there is nothing to look at, and while one stops or starts nothing to say.
 func (w *Warden) present() receipt.Status {
 	s := w.status
+	s.Generation, s.Rejected = w.config.Current, w.config.Rejected
 	switch s.State {
 	case receipt.Running:
+		if s.Rejected != nil && s.Message == "" {
+			s.Code, s.Message = code.RolledBack, rejection(s.Generation, s.Rejected)
+		}
 		if g := w.gateway; g != nil && !g.checked.IsZero() {
 			checked := g.checked
 			s.Healthy, s.Checked = g.healthy, &checked

@@ -33,6 +33,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/held"
 	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/join"
@@ -99,8 +100,11 @@ type Warden struct {
 	left     chan struct{} // closed when the warden is to leave its place to a successor
 
 	// Owned by run.
-	alive      context.Context  // ends, with errContainerGone, when the container's init has exited
-	profile    *profile.Profile // of the running gateway, or the last that was tried
+	store      *generation.Store
+	config     generation.Record // its record
+	declared   *profile.Profile  // as it was last read
+	alive      context.Context   // ends, with errContainerGone, when the container's init has exited
+	profile    *profile.Profile  // of the running gateway, or the last that was tried
 	gateway    *gateway
 	other      *gateway // beside it while restarts overlap: its successor until that is proven, then the one that it has replaced
 	acting     *action  // in progress
@@ -193,11 +197,20 @@ func open(dir, version string) (w *Warden, err error) {
 			w.joiner.Store(j)
 		}
 	}
-	if w.memo != nil {
-		w.profile = &w.memo.Profile
-	} else if w.profile, err = profile.Load(rec.Config.ProfileDir, rec.Profile); err != nil {
+	if err := w.openStore(); err != nil {
 		return nil, err
 	}
+	if w.memo != nil {
+		w.profile = &w.memo.Profile
+	} else {
+		if w.config.Trying != 0 {
+			w.forgetTried()
+		}
+		if w.profile, err = w.currentProfile(); err != nil {
+			return nil, err
+		}
+	}
+	w.declared = w.profile
 	w.beforeWorkload = w.profile.Start.BeforeWorkload
 	spec, err := oci.LoadProcess(rec.Bundle)
 	if err != nil {
