@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -415,6 +416,87 @@ func TestAnApplyOutlivesItsWarden(t *testing.T) {
 			if n != 1 {
 				t.Errorf("%d receipts of it are in the journal: %+v", n, c.receipts())
 			}
+		})
+	}
+}
+
+// copyDir copies a directory as it is.
+func copyDir(t *testing.T, from, to string) {
+	t.Helper()
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// stopTask ends the container's task, as a stop of the container does.
+func (c *container) stopTask() {
+	c.t.Helper()
+	c.mustCtr("task", "kill", "-s", "KILL", c.id)
+	// Removing waits for the end.
+	eventually(c.t, eventTime, "the task is removed", func() bool { return c.ctr("task", "rm", c.id).Status == 0 }, func() string { return "" })
+}
+
+func TestAnAppliedConfigurationOutlivesTheContainersTask(t *testing.T) {
+	c := runConfigured(t, nil)
+	c.mustApply(otherConf)
+	c.stopTask()
+	c.mustCtr("task", "start", "-d", c.id)
+	c.parked()
+	c.current(2, otherConf)
+	// An edit of what is declared is taken up by the next start.
+	writeFile(t, filepath.Join(c.source, "conf"), "# valid, edited\n", 0o644)
+	c.stopTask()
+	c.mustCtr("task", "start", "-d", c.id)
+	c.parked()
+	c.current(3, "# valid, edited\n")
+	// And what can be made again from what is declared is not kept.
+	c.stopTask()
+	if left, err := os.ReadDir(c.stateDir()); err == nil {
+		t.Errorf("left in the state directory: %v", left)
+	}
+}
+
+// The host goes down in the middle of a change: what is on disk then is what the next start of the container finds.
+func TestAHostThatGoesDownDuringAnApplyComesUpWithTheConfigurationBefore(t *testing.T) {
+	for _, row := range []struct {
+		point   string
+		current int
+		conf    string
+	}{
+		{"trying", 1, goodConf},
+		{"stopped", 1, goodConf},
+		{"shown", 1, goodConf},
+		{"launched", 1, goodConf},
+		{"committed", 2, otherConf},
+	} {
+		t.Run(row.point, func(t *testing.T) {
+			withFailpoints(t)
+			c := runConfigured(t, nil)
+			before := c.parked()
+			reached, _ := c.hold(row.point)
+			wait := c.gatewardenInBackground("apply", "--config", confDir(t, otherConf), c.name())
+			reached()
+			disk := filepath.Join(t.TempDir(), "disk")
+			copyDir(t, filepath.Join(c.stateDir(), generation.DirName), disk)
+			killProcess(t, before.Warden.PID)
+			c.stopTask()
+			wait()
+			if err := os.RemoveAll(c.stateDir()); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(c.stateDir(), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			copyDir(t, disk, filepath.Join(c.stateDir(), generation.DirName))
+			c.mustCtr("task", "start", "-d", c.id)
+			c.parked()
+			s := c.current(row.current, row.conf)
+			if (row.current == 1) != (s.Rejected != nil) {
+				t.Errorf("status %+v", s)
+			}
+			// It is not tried again by itself; what is declared is what runs, or can be applied.
+			c.restart()
+			c.current(row.current, row.conf)
 		})
 	}
 }

@@ -20,13 +20,15 @@ const Version = 1
 // Verb is what a client asks for.
 type Verb string
 
-// The verbs. All but Restart, Recover, Apply, Rollback and Signal are free of side effects and never wait for an action in progress.
+// The verbs. All up to Lock but Status, and Signal, have effects. The others are free of side effects and never wait for an action in progress.
 const (
 	Status   Verb = "status"   // → Message.Status
 	Restart  Verb = "restart"  // → Stage messages, then Message.Receipt
 	Recover  Verb = "recover"  // → like Restart
 	Apply    Verb = "apply"    // → like Restart, with another configuration; with DryRun → Message.Plan
 	Rollback Verb = "rollback" // → like Apply, with a configuration that was there before
+	Unlock   Verb = "unlock"   // → Message.Receipt: the profile's [unlock] paths can be written for Request.For
+	Lock     Verb = "lock"     // → Message.Receipt: what was written is a generation
 	Probe    Verb = "probe"    // → Message.Report
 	Signal   Verb = "signal"   // deliver Request.Signal to exactly the tracked process, no restart
 	Await    Verb = "await"    // wait until the first start has an outcome → Message.Receipt, or Error if it failed for good
@@ -50,6 +52,8 @@ type Request struct {
 	To            int      `json:"to,omitempty"`             // Rollback: the generation; 0: the one before the current one
 	DryRun        bool     `json:"dry_run,omitempty"`        // Apply, Rollback: tell what would be done, after all checks
 	SkipPreflight bool     `json:"skip_preflight,omitempty"` // Apply, Rollback: without the profile's [preflight] command
+
+	For time.Duration `json:"for,omitempty"` // Unlock: how long
 }
 
 // Config names a directory or file on the host that a [[mount]] is to show a copy of.
@@ -74,6 +78,9 @@ const (
 	MaxRequestID = 128
 	MaxConfigs   = 64
 )
+
+// MaxUnlock is the longest time that a configuration can be unlocked at once.
+const MaxUnlock = 24 * time.Hour
 
 // Event is a change of the gateway that watchers see.
 type Event struct {

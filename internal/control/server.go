@@ -166,7 +166,7 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("protocol version %d is not spoken here, only %d: client and warden differ in age", req.Version, Version)
 	}
 	switch req.Verb {
-	case Status, Restart, Recover, Apply, Rollback, Probe, Signal, Await, Watch, Leave:
+	case Status, Restart, Recover, Apply, Rollback, Unlock, Lock, Probe, Signal, Await, Watch, Leave:
 	default:
 		return Request{}, fmt.Errorf("unknown verb %q", req.Verb)
 	}
@@ -189,6 +189,9 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("generation %d with the verb %q: rollback takes one", req.To, req.Verb)
 	case (req.DryRun || req.SkipPreflight) && req.Verb != Apply && req.Verb != Rollback:
 		return Request{}, fmt.Errorf("the verb %q has no dry run and no preflight command", req.Verb)
+	}
+	if (req.Verb == Unlock) != (req.For > 0) || req.For < 0 || req.For > MaxUnlock {
+		return Request{}, fmt.Errorf("%v with the verb %q: unlock takes a time of at most %v", req.For, req.Verb, MaxUnlock)
 	}
 	for _, c := range req.Config {
 		if !path.IsAbs(c.Source) || path.Clean(c.Source) != c.Source || c.Target != "" && (!path.IsAbs(c.Target) || path.Clean(c.Target) != c.Target) {

@@ -145,6 +145,7 @@ type Record struct {
 	Next     int               `json:"next"`   // the number of the next one to be tried
 	Seen     Inputs            `json:"seen"`   // what was declared when that was last taken up, or turned down
 	Rejected *receipt.Rejected `json:"rejected"`
+	Unlocked *Unlocked         `json:"unlocked"`
 }
 
 // same tells whether two generations hold the same configuration.
@@ -272,7 +273,7 @@ func (s *Store) Numbers() ([]int, error) {
 // or what is declared was turned down. Such a one outlives the container's task, as a [[state]] directory does.
 func (s *Store) Kept(r Record) bool {
 	g, err := s.Get(r.Current)
-	return err == nil && (r.Trying != 0 || r.Rejected != nil || !g.From.Equal(r.Seen))
+	return err == nil && (r.Trying != 0 || r.Rejected != nil || r.Unlocked != nil || !g.From.Equal(r.Seen))
 }
 
 // Forget removes what does not outlive the container's task: everything, unless the current generation is Kept, and then all

@@ -26,7 +26,8 @@ type Source struct {
 	// Declared: File is the source that the profile names.
 	Declared bool
 	// Print identifies what was copied from File: Stage fills it in, and Unchanged compares it.
-	Print string
+	Print   string
+	written bool // by the gateway, while it was unlocked
 }
 
 // Plan says what a generation is made of.
@@ -161,7 +162,7 @@ func (s *Store) build(ctx context.Context, staging string, n int, p Plan) (*Gene
 func (s *Store) fill(ctx context.Context, dst string, i int, src *Source, p Plan) (files []File, from string, err error) {
 	own := owner{p.UID, p.GID}
 	if src.File != nil {
-		files, src.Print, err = copyTree(ctx, src.Path, src.File, dst, own, p.Durable)
+		files, src.Print, err = copyTree(ctx, *src, dst, own, p.Durable)
 		if src.Declared {
 			from = src.Print
 		}
@@ -175,7 +176,7 @@ func (s *Store) fill(ctx context.Context, dst string, i int, src *Source, p Plan
 		return nil, "", err
 	}
 	defer f.Close()
-	files, _, err = copyTree(ctx, f.Name(), f, dst, own, p.Durable)
+	files, _, err = copyTree(ctx, Source{Path: f.Name(), File: f}, dst, own, p.Durable)
 	return files, p.Parent.From.Sources[i], err
 }
 

@@ -31,6 +31,7 @@ type walker struct {
 	ctx     context.Context
 	name    string // of the source, for messages
 	uid     uint32 // the gateway's, which may own files too
+	written bool   // by the gateway: its modes are its own business
 	dev     uint64
 	entries int
 	bytes   int64
@@ -163,7 +164,7 @@ func (w *walker) judge(where string, st *unix.Stat_t) error {
 		return fmt.Errorf("another filesystem is mounted at %s; what is there has to be in the directory itself", where)
 	case st.Uid != 0 && st.Uid != w.uid:
 		return fmt.Errorf("%s belongs to UID %d, neither root's nor the gateway's: chown root %s", where, st.Uid, where)
-	case st.Mode&0o022 != 0:
+	case st.Mode&0o022 != 0 && !w.written:
 		return fmt.Errorf("%s has mode %04o and can be written by others than its owner: chmod go-w %s", where, st.Mode&0o7777, where)
 	case kind == unix.S_IFREG && st.Nlink > 1:
 		return fmt.Errorf("%s has %d names (hard links), so it can be changed from elsewhere: put a copy there", where, st.Nlink)
@@ -194,9 +195,9 @@ func printOf(ctx context.Context, name string, root *os.File, uid uint32) (strin
 
 func (w *walker) sum() string { return hex.EncodeToString(w.print.Sum(nil)) }
 
-// copyTree copies what is in root to the path dst, which must not exist.
-func copyTree(ctx context.Context, name string, root *os.File, dst string, own owner, durable bool) (files []File, print string, err error) {
-	w := walker{ctx: ctx, name: name, uid: own.uid}
+// copyTree copies what is in src.File to the path dst, which must not exist.
+func copyTree(ctx context.Context, src Source, dst string, own owner, durable bool) (files []File, print string, err error) {
+	w := walker{ctx: ctx, name: src.Path, uid: own.uid, written: src.written}
 	var dirs []string
 	w.copyTo = func(rel string, src *os.File, st *unix.Stat_t) (string, error) {
 		to := filepath.Join(dst, rel)
@@ -209,7 +210,7 @@ func copyTree(ctx context.Context, name string, root *os.File, dst string, own o
 		}
 		return copyFile(src, to, own.gid, mode(st), st.Size, durable)
 	}
-	if err := w.walk(root); err != nil {
+	if err := w.walk(src.File); err != nil {
 		return nil, "", err
 	}
 	if durable {

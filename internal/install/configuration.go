@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ type configuration struct {
 	now     generation.Inputs   // what is declared
 	before  *generation.Generation
 	seen    generation.Inputs // of before
+
+	unlocked *generation.Unlocked // before is, and stays so for a while
 }
 
 // configure chooses the configuration: the generation that was current when a container of this name and profile ended, if
@@ -51,7 +54,7 @@ func (i *installation) configure(ctx context.Context) (err error) {
 	if r.Trying != 0 {
 		c.seen = c.interrupted(r)
 	}
-	if !c.now.Equal(c.seen) {
+	if !c.now.Equal(c.seen) && r.Unlocked == nil {
 		return nil
 	}
 	text, err := c.store.Profile(g)
@@ -118,6 +121,9 @@ func (i *installation) settle(ctx context.Context) (number int, err error) {
 			c.before = nil
 		}
 	}
+	if c.before != nil && r.Unlocked != nil {
+		return i.lockInTime(ctx, r.Unlocked)
+	}
 	if c.before != nil && c.now.Equal(c.seen) {
 		return c.before.Number, nil
 	}
@@ -141,17 +147,37 @@ func (i *installation) settle(ctx context.Context) (number int, err error) {
 	return g.Number, c.store.Begin(g, c.now)
 }
 
-// MountSources opens what a container is shown of generation n for the [[mount]] entries of its profile p. The caller closes
-// the files, also after an error.
-func MountSources(store *generation.Store, n int, p *profile.Profile) ([]mount.Source, error) {
+// lockInTime locks a configuration whose time was over while there was no container, before anything is shown to this one. It
+// gives the number of the current generation.
+func (i *installation) lockInTime(ctx context.Context, u *generation.Unlocked) (int, error) {
+	c := &i.configuration
+	if u.Left(time.Now()) > 0 {
+		c.unlocked = u
+		return c.before.Number, nil
+	}
+	g, err := c.store.Lock(ctx, "its time was over", receipt.RequestedBy{Via: "hook"})
+	if errors.Is(err, generation.ErrStillUnlocked) {
+		return 0, err
+	}
+	// What cannot be taken of what the gateway wrote is kept aside. It is no reason to do without a gateway.
+	return g.Number, nil
+}
+
+// MountSources opens what a container is shown of generation n for the [[mount]] entries of its profile p: its trees, or the
+// working copies of those that are unlocked. The caller closes the files, also after an error.
+func MountSources(store *generation.Store, n int, p *profile.Profile, u *generation.Unlocked) ([]mount.Source, error) {
 	var sources []mount.Source
 	for k, m := range p.Mounts {
+		s := mount.Source{Path: m.Source, Target: m.Target}
 		tree := store.Tree(n, k)
-		f, err := os.OpenFile(tree, unix.O_PATH|unix.O_NOFOLLOW, 0)
-		if err != nil {
+		if u != nil && slices.Contains(u.Mounts, k) {
+			tree, s.Unlocked = store.Working(k), true
+		}
+		var err error
+		if s.File, err = os.OpenFile(tree, unix.O_PATH|unix.O_NOFOLLOW, 0); err != nil {
 			return sources, fmt.Errorf("cannot show generation %d: %w", n, err)
 		}
-		sources = append(sources, mount.Source{File: f, Path: m.Source, Target: m.Target})
+		sources = append(sources, s)
 	}
 	return sources, nil
 }

@@ -217,7 +217,7 @@ func (i *installation) sources(ctx context.Context) ([]mount.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources, err := MountSources(i.configuration.store, n, i.profile)
+	sources, err := MountSources(i.configuration.store, n, i.profile, i.configuration.unlocked)
 	if err != nil {
 		return sources, err
 	}

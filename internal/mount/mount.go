@@ -31,6 +31,7 @@ type Source struct {
 	Path     string   // its path on the host, for messages and the record
 	Target   string   // absolute, clean path in the container
 	Writable bool     // [[state]]: writable but noexec; else read-only
+	Unlocked bool     // a read-only one that can be written for a while
 }
 
 // Placed is one mount as the kernel reports it.
@@ -38,6 +39,7 @@ type Placed struct {
 	Source   string `json:"source"`
 	Target   string `json:"target"`
 	Writable bool   `json:"writable"`
+	Unlocked bool   `json:"unlocked,omitempty"`
 	Dev      uint64 `json:"dev"`
 	Ino      uint64 `json:"ino"`
 	MountID  uint64 `json:"mount_id"` // of mountinfo (proc_pid_mountinfo(5), field 1)
@@ -133,9 +135,10 @@ func clone(s Source) (*os.File, error) {
 	}
 	tree := os.NewFile(uintptr(fd), s.Path)
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
-	if s.Writable {
+	switch {
+	case s.Writable:
 		attr.Attr_set |= unix.MOUNT_ATTR_NOEXEC
-	} else {
+	case !s.Unlocked:
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
@@ -299,7 +302,7 @@ func (p *placer) place(s Source, tree *os.File) (Placed, error) {
 		return Placed{}, err
 	}
 	placed := Placed{
-		Source: s.Path, Target: s.Target, Writable: s.Writable,
+		Source: s.Path, Target: s.Target, Writable: s.Writable, Unlocked: s.Unlocked,
 		Dev: source.dev, Ino: source.ino, MountID: source.mountID,
 	}
 	if err := placed.matches(got); err != nil {
@@ -402,8 +405,11 @@ func (p *placer) checkMountinfo(m Placed) error {
 		return fmt.Errorf("mountinfo lists %d mounts at %s, where exactly ours (ID %d) should be", len(entries), where, m.MountID)
 	}
 	want := []string{"nosuid", "nodev", "ro"}
-	if m.Writable {
+	switch {
+	case m.Writable:
 		want[2] = "noexec"
+	case m.Unlocked:
+		want[2] = "rw"
 	}
 	options := strings.Split(entries[0].Options, ",")
 	for _, o := range want {
@@ -458,8 +464,11 @@ func (m Placed) verify(root *os.File) error {
 // matches compares m with what was found at its target.
 func (m Placed) matches(found status) error {
 	flags := int64(unix.ST_NOSUID | unix.ST_NODEV | unix.ST_RDONLY)
-	if m.Writable {
+	switch {
+	case m.Writable:
 		flags = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC
+	case m.Unlocked:
+		flags = unix.ST_NOSUID | unix.ST_NODEV
 	}
 	switch {
 	case found.dev != m.Dev || found.ino != m.Ino:

@@ -137,7 +137,7 @@ func (p *placer) show(s Source, tree *os.File) (Placed, error) {
 		return Placed{}, err
 	}
 	placed := Placed{
-		Source: s.Path, Target: s.Target, Writable: s.Writable,
+		Source: s.Path, Target: s.Target, Writable: s.Writable, Unlocked: s.Unlocked,
 		Dev: source.dev, Ino: source.ino, MountID: found.mountID,
 	}
 	if placed.matches(found) == nil {

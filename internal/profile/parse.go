@@ -38,6 +38,7 @@ const (
 	minDuration   = time.Millisecond
 	maxDuration   = time.Hour
 	maxBurst      = 1000
+	maxUnlock     = 24 * time.Hour
 	maxID         = 1<<32 - 2 // 1<<32 - 1 is (uid_t)-1, "no change" to the kernel
 )
 
@@ -119,6 +120,7 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	}
 	p.Mounts = readMounts(root.Get("mount"), &at)
 	p.States = readStates(root.Get("state"), &at)
+	p.Unlock = readUnlock(root.Get("unlock").Table(), p.Mounts)
 	p.Start = readStart(root.Get("start").Table())
 	p.Select = readSelect(root.Get("select").Table())
 	p.Posture = readPosture(root.Get("posture").Table())
@@ -617,6 +619,33 @@ func readStates(v *stricttoml.Value, at *places) []State {
 		t.Close()
 	}
 	return list
+}
+
+// readUnlock reads [unlock]. Without the table nothing can be unlocked.
+func readUnlock(t *stricttoml.Table, mounts []Mount) Unlock {
+	var u Unlock
+	if t == nil {
+		return u
+	}
+	u.Max = time.Hour
+	items, _ := t.Require("paths", `what the gateway may write to while an operator has unlocked it, paths = ["/etc/gateway"]`).Items(maxMounts)
+	for _, item := range items {
+		p, ok := readPath(item)
+		switch {
+		case !ok:
+		case !slices.ContainsFunc(mounts, func(m Mount) bool { return within(p, m.Target) }):
+			item.Fail("%s is no target of a [[mount]] and lies below none; only what gatewarden shows can be unlocked", stricttoml.Quote(p))
+		case slices.ContainsFunc(u.Paths, func(o string) bool { return within(p, o) || within(o, p) }):
+			item.Fail("%s is there already, or lies below another or above it", stricttoml.Quote(p))
+		default:
+			u.Paths = append(u.Paths, p)
+		}
+	}
+	if d, ok := t.Get("max").Duration(time.Second, maxUnlock); ok {
+		u.Max = d
+	}
+	t.Close()
+	return u
 }
 
 // readTarget gives the target of a [[mount]] or [[state]]; its path is empty if it is not usable.

@@ -20,6 +20,7 @@ type Profile struct {
 	Restart     Restart
 	Mounts      []Mount
 	States      []State
+	Unlock      Unlock
 	Start       Start
 	Select      Select
 	Posture     Posture
@@ -148,6 +149,12 @@ type Mount struct {
 // State is a directory kept on the host and writable by the gateway's UID alone.
 type State struct {
 	Target string
+}
+
+// Unlock says what of the configuration the gateway may write to while an operator has unlocked it.
+type Unlock struct {
+	Paths []string      // in the container: targets of [[mount]] entries, or below them; empty: nothing
+	Max   time.Duration // the longest time at once
 }
 
 // Start says when the first start happens and what its failure means.

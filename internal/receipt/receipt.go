@@ -19,6 +19,8 @@ const (
 	Respawn  Action = "respawn" // the gateway exited unasked
 	Apply    Action = "apply"
 	Rollback Action = "rollback"
+	Unlock   Action = "unlock" // asked for: the gateway may write to its configuration for a while
+	Lock     Action = "lock"   // asked for, or the warden's own when that time is over
 )
 
 // Outcome is how an action ended.
@@ -31,6 +33,7 @@ const (
 	Refused        Outcome = "refused"         // the old gateway was not touched
 	Failed         Outcome = "failed"          // the old gateway is gone and no proven one runs
 	RolledBack     Outcome = "rolled-back"
+	Done           Outcome = "done" // lock, unlock: the gateway goes on
 )
 
 // Container names one container instance. InitPID and InitStart (clock ticks since boot, /proc/PID/stat field 22) tell
@@ -159,6 +162,12 @@ type Rejected struct {
 	Time       time.Time `json:"time"`
 }
 
+// Unlocked says until when the gateway may write to its configuration, and why.
+type Unlocked struct {
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason"`
+}
+
 // State is the gateway's state as the warden sees it.
 type State string
 
@@ -203,6 +212,7 @@ type Status struct {
 	Restarts   Restarts   `json:"restarts"`
 	Generation int        `json:"generation"` // of the configuration that is current
 	Rejected   *Rejected  `json:"rejected"`   // a later one that was tried and turned down, until another takes the current one's place
+	Unlocked   *Unlocked  `json:"unlocked"`   // null: its configuration is locked
 	Listeners  []Listener `json:"listeners"`
 	Healthy    *bool      `json:"healthy"` // as of Checked; false, too, while no gateway runs; null: cannot tell
 	Checked    *time.Time `json:"checked"` // when the running gateway's health was last looked at; null: it was not
@@ -214,7 +224,7 @@ type Status struct {
 // Exit gives the exit status that stands for r (design, section 8).
 func (r *Receipt) Exit() int {
 	switch r.Outcome {
-	case Replaced, AlreadyRunning:
+	case Replaced, AlreadyRunning, Done:
 		return code.ExitOK
 	case RolledBack:
 		return code.ExitRolledBack

@@ -168,7 +168,7 @@ func (in *Invocation) printRows(rows []row) {
 			checked = age(*st.Checked, now)
 		}
 		tab.rows = append(tab.rows, []string{
-			in.safe(name), in.safe(orDash(st.Gateway)), string(st.State), yesNo(st.Healthy), checked, pid, age(st.Since, now),
+			in.safe(name), in.safe(orDash(st.Gateway)), stateText(st, now), yesNo(st.Healthy), checked, pid, age(st.Since, now),
 			fmt.Sprintf("%d/%d", st.Restarts.Asked, st.Restarts.Unasked),
 			in.safe(orDash(addresses(st.Listeners))), in.safe(lastText(st, now)),
 		})
@@ -215,3 +215,11 @@ func shortName(c receipt.Container) string {
 
 // oneLine folds white space, so that text fits into a table.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// stateText is the state, and how long the configuration stays unlocked.
+func stateText(st *receipt.Status, now time.Time) string {
+	if st.Unlocked == nil {
+		return string(st.State)
+	}
+	return fmt.Sprintf("%s, unlocked %s", st.State, age(now, st.Unlocked.Until))
+}

@@ -145,6 +145,9 @@ func (in *Invocation) failAction(ctx context.Context, t Target, v control.Verb, 
 // summary is the receipt in one line.
 func summary(r *receipt.Receipt) string {
 	what := fmt.Sprintf("gateway %s of %s", r.Gateway, r.Container)
+	if r.Outcome == receipt.Done {
+		return r.Message
+	}
 	if r.Outcome == receipt.AlreadyRunning && r.Action == receipt.Apply {
 		return fmt.Sprintf("%s runs generation %d, which holds this configuration, and is healthy: nothing to do", what, r.Generation)
 	}

@@ -128,6 +128,13 @@ func (in *Invocation) liveRows(b *block, st *receipt.Status) {
 	if len(lines) > 0 {
 		b.add("listen", "%s", in.safe(strings.Join(lines, "\n")))
 	}
+	if u := st.Unlocked; u != nil {
+		text := fmt.Sprintf("until %s  (%s left)", stamp(u.Until), age(time.Now(), u.Until))
+		if u.Reason != "" {
+			text += fmt.Sprintf("  %q", u.Reason)
+		}
+		b.add("unlocked", "%s", in.safe(text))
+	}
 	b.add("restarts", "%d asked, %d unasked", st.Restarts.Asked, st.Restarts.Unasked)
 	if st.Standby.PID != 0 {
 		b.add("standby", "pid %d", st.Standby.PID)

@@ -46,6 +46,12 @@ func (w *Warden) configure(ctx context.Context, a *action) (*setup, error) {
 		return s, nil
 	case !a.asked:
 		return &setup{profile: w.profile, number: w.config.Current}, nil
+	case w.config.Unlocked != nil && (a.kind == receipt.Apply || a.kind == receipt.Rollback):
+		return nil, code.Errorf(code.PreflightFailed, code.StagePreflight, "its configuration is unlocked until %s, and what the gateway writes would be lost: lock it first (gatewarden lock %s)",
+			w.config.Unlocked.Until.Format(time.RFC3339), w.container)
+	case w.config.Unlocked != nil:
+		// What is declared waits until it is locked.
+		return &setup{profile: w.profile, number: w.config.Current}, nil
 	case a.kind == receipt.Rollback:
 		return w.goBack(ctx, a)
 	}
@@ -266,7 +272,7 @@ func (w *Warden) rehearse(ctx context.Context, s *setup) error {
 	failed := func(format string, args ...any) error {
 		return code.Errorf(code.PreflightFailed, code.StagePreflight, format, args...)
 	}
-	sources, err := install.MountSources(w.store, s.number, s.profile)
+	sources, err := install.MountSources(w.store, s.number, s.profile, nil)
 	defer closeSources(sources)
 	if err != nil {
 		return failed("%w", err)
@@ -325,7 +331,7 @@ func (w *Warden) reread() (err error) {
 
 // show sees to it that the container sees generation n, whose profile is p.
 func (w *Warden) show(n int, p *profile.Profile) error {
-	sources, err := install.MountSources(w.store, n, p)
+	sources, err := install.MountSources(w.store, n, p, w.config.Unlocked)
 	defer closeSources(sources)
 	if err != nil || len(sources) == 0 {
 		return err

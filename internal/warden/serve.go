@@ -127,7 +127,7 @@ func (w *Warden) serveRequest(r *request) {
 		r.reply <- control.Message{Report: w.report(r.ctx), Done: true}
 	case control.Signal:
 		r.reply <- w.signal(r)
-	case control.Restart, control.Recover, control.Apply, control.Rollback:
+	case control.Restart, control.Recover, control.Apply, control.Rollback, control.Unlock, control.Lock:
 		r.reply <- w.restart(r)
 	case control.Leave:
 		w.leaving()
@@ -137,7 +137,7 @@ func (w *Warden) serveRequest(r *request) {
 	}
 }
 
-// restart carries out Restart, Recover, Apply and Rollback.
+// restart carries out what has a receipt.
 func (w *Warden) restart(r *request) control.Message {
 	if old := w.recent.find(r.RequestID); old != nil {
 		return control.Message{Receipt: old, Done: true}
@@ -177,7 +177,12 @@ func (w *Warden) answered(ctx context.Context, a *action, r *request) *receipt.R
 		return w.record(a, receipt.Refused, code.Errorf(code.PreflightFailed, code.StageQueue,
 			"cannot %s %s: generation %d is current, not %d: somebody else has changed its configuration", r.Verb, w.object(), w.config.Current, *r.IfGeneration))
 	}
-	if r.Verb == control.Recover {
+	switch r.Verb {
+	case control.Unlock:
+		return w.unlock(ctx, a, r.For)
+	case control.Lock:
+		return w.lock(ctx, a)
+	case control.Recover:
 		switch verdict, rep := w.isWell(ctx); verdict {
 		case probe.Yes:
 			return w.record(a, receipt.AlreadyRunning, nil)

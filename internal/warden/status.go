@@ -45,6 +45,9 @@ func (w *Warden) publish() {
 func (w *Warden) present() receipt.Status {
 	s := w.status
 	s.Generation, s.Rejected = w.config.Current, w.config.Rejected
+	if u := w.config.Unlocked; u != nil {
+		s.Unlocked = &receipt.Unlocked{Until: u.Until, Reason: u.Reason}
+	}
 	switch s.State {
 	case receipt.Running:
 		if s.Rejected != nil && s.Message == "" {

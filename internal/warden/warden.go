@@ -118,6 +118,7 @@ type Warden struct {
 	lostAt     time.Time
 	took       time.Duration // from the last gateway's start to its proof; zero: not known
 	word       *os.File      // the memo that we stand by; nil: none
+	relock     *time.Timer   // runs out when what is unlocked has to be locked
 	retry      *time.Timer
 	standbyTry *time.Timer
 	tidy       *time.Timer // runs out some time after the last action
@@ -177,7 +178,7 @@ func open(dir, version string) (w *Warden, err error) {
 		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
 		first: firstStart{done: make(chan struct{})}, left: left, leaving: sync.OnceFunc(func() { close(left) }), ended: make(chan struct{}),
-		guards: map[uint16]*held.Guard{}, retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
+		guards: map[uint16]*held.Guard{}, relock: stoppedTimer(), retry: stoppedTimer(), standbyTry: stoppedTimer(), tidy: stoppedTimer(),
 	}
 	made := w
 	defer func() {
@@ -332,6 +333,10 @@ func (w *Warden) run() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
+	if u := w.config.Unlocked; u != nil && w.memo != nil && u.Left(time.Now()) <= 0 {
+		w.lockInTime() // before anything else happens
+	}
+	w.keepUnlocked()
 	if w.memo != nil {
 		failpoint.Hit(w.dir, "adopt")
 		w.adopt(w.memo)
@@ -360,6 +365,8 @@ func (w *Warden) run() {
 			w.serveRequest(r)
 		case <-w.gateway.done():
 			w.gatewayExited()
+		case <-w.relock.C:
+			w.lockInTime()
 		case <-w.retry.C:
 			w.nextTry()
 		case j := <-w.joined:
