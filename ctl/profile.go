@@ -114,6 +114,12 @@ func explain(w io.Writer, p *profile.Profile) {
 	fmt.Fprintf(w, "  %s\n", ready(p.Ready))
 	fmt.Fprintf(w, "  is stopped by %s, and by SIGKILL after %s\n", unix.SignalName(p.Stop.Signal), p.Stop.Timeout)
 	fmt.Fprintf(w, "  %s\n", policy(p.Restart))
+	if p.Gateway.EnvFile != "" {
+		fmt.Fprintf(w, "  has in its environment what is in the host's %s\n", p.Gateway.EnvFile)
+	}
+	for _, c := range p.Credentials {
+		fmt.Fprintf(w, "  finds the credential %s, which is the host's %s\n", c.Name, c.Source)
+	}
 	for _, m := range p.Mounts {
 		fmt.Fprintf(w, "  finds the host's %s at %s, read-only\n", m.Source, m.Target)
 	}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,7 @@ var built embed.FS
 const (
 	MaxBody    = 1 << 18 // bytes of all strings, their NULs included
 	MaxStrings = 1024    // arguments, and as many environment strings
-	MaxSockets = 64      // descriptors that are passed on
+	MaxSockets = 66      // descriptors that are passed on: 64 listeners, their carrier, and the credentials
 )
 
 // FirstSocket is the gateway's descriptor of the first socket that is passed on (SD_LISTEN_FDS_START of sd_listen_fds(3)).
@@ -161,7 +162,7 @@ type Order struct {
 	Cwd string
 	Arg []string // Arg[0] too
 	Env []string
-	// Sockets become the gateway's descriptors from FirstSocket on.
+	// Sockets become the gateway's descriptors from FirstSocket on. What comes after the inherited ones need not be a socket.
 	Sockets []*os.File
 	// Notify gives the gateway a seccomp filter that hands its bind(2) calls to the warden.
 	Notify bool
@@ -174,6 +175,7 @@ func (g *Gate) Release(ctx context.Context, o Order) (notify *os.File, err error
 	if err != nil {
 		return nil, err
 	}
+	defer clear(body) // the environment has secrets in it
 	descriptors := []int{int(o.Exe.Fd())}
 	for _, s := range o.Sockets {
 		descriptors = append(descriptors, int(s.Fd()))
@@ -296,6 +298,11 @@ func encode(o Order) (head, body []byte, err error) {
 	if len(o.Sockets) > MaxSockets {
 		return nil, nil, fmt.Errorf("cannot launch with %d sockets: at most %d", len(o.Sockets), MaxSockets)
 	}
+	size := len(o.Cwd) + 1
+	for _, s := range slices.Concat(o.Arg, o.Env) {
+		size += len(s) + 1
+	}
+	body = make([]byte, 0, size) // whole, so that no copy of a secret stays behind in a buffer that was outgrown
 	add := func(s string) {
 		for i := range len(s) {
 			if s[i] == 0 && err == nil {
@@ -313,9 +320,11 @@ func encode(o Order) (head, body []byte, err error) {
 		add(s)
 	}
 	if err != nil {
+		clear(body)
 		return nil, nil, err
 	}
 	if len(body) > MaxBody {
+		clear(body)
 		return nil, nil, fmt.Errorf("cannot launch: arguments and environment take %d bytes, over %d", len(body), MaxBody)
 	}
 	var flags uint32

@@ -381,6 +381,19 @@ func (p *Process) read(name string, buf []byte) ([]byte, error) {
 	return data, nil
 }
 
+// Write writes a file of /proc/PID in one write(2), as the kernel wants it. It fails with ErrGone when the process has been reaped.
+func (p *Process) Write(name, text string) error {
+	fd, err := unix.Openat(int(p.dir.Fd()), name, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(text)); err != nil {
+		return fmt.Errorf("cannot write /proc/%d/%s: %w", p.pid, name, gone(err))
+	}
+	return nil
+}
+
 // readAll reads a file of /proc to its end, or to maxProcFile. The files of a process that gatewarden reads are made whole by
 // the kernel at the first read (single_open in its fs/proc), so less than was asked for is all there is.
 func readAll(fd int, buf []byte) ([]byte, error) {

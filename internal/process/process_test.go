@@ -241,6 +241,29 @@ func TestASignalReachesExactlyTheProcess(t *testing.T) {
 	}
 }
 
+func TestAFileOfAProcessIsWritten(t *testing.T) {
+	p := child(t, "exec sleep 60")
+	if err := p.Write("coredump_filter", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.Read("coredump_filter"); err != nil || strings.TrimLeft(string(got), "0") != "1\n" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if err := p.Write("stat", "1"); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a file that is not to be written: %v", err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, p)
+	if _, err := p.Reap(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Write("coredump_filter", "1"); !errors.Is(err, ErrGone) {
+		t.Errorf("a process that is gone: %v", err)
+	}
+}
+
 func FuzzStat(f *testing.F) {
 	data, _ := os.ReadFile("/proc/self/stat")
 	f.Add(data)

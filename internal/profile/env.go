@@ -12,6 +12,10 @@ import (
 	"github.com/gatewarden/gatewarden/internal/trusted"
 )
 
+// CredentialsVariable is the environment variable that names the directory of the credentials, as it is of systemd's
+// (systemd.exec(5)).
+const CredentialsVariable = "CREDENTIALS_DIRECTORY"
+
 // Bounds of an environment.
 const (
 	maxEnv      = 256       // variables
@@ -35,6 +39,7 @@ func (p *Profile) ReadEnvFile() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway.env_file of profile %s: %w", p.Name, err)
 	}
+	defer clear(data)
 	return parseEnv(p.Gateway.EnvFile, data)
 }
 
@@ -126,6 +131,9 @@ func (p *Profile) Environ() ([]string, error) {
 	}
 	for _, kv := range fromFile {
 		key, value, _ := strings.Cut(kv, "=")
+		if key == CredentialsVariable && len(p.Credentials) > 0 {
+			return nil, fmt.Errorf("gateway.env_file of profile %s sets %s, which [credentials] sets; remove it from %s", p.Name, key, p.Gateway.EnvFile)
+		}
 		merged[key] = value
 	}
 	env := make([]string, 0, len(merged))

@@ -126,6 +126,19 @@ func TestAnEnvFileThatOthersCanReadIsRefused(t *testing.T) {
 	}
 }
 
+func TestAnEnvFileMustNotSetWhatTheCredentialsSet(t *testing.T) {
+	file := write(t, filepath.Join(rootDir(t), "env"), "CREDENTIALS_DIRECTORY=/hunter2\n", 0o600)
+	p := &Profile{Name: "web", Gateway: Gateway{EnvFile: file}}
+	if got, err := p.Environ(); err != nil || len(got) != 1 {
+		t.Errorf("without credentials: %q, %v", got, err)
+	}
+	p.Credentials = []Credential{{Name: "token", Source: "/etc/secret"}}
+	_, err := p.Environ()
+	if err == nil || !strings.Contains(err.Error(), "CREDENTIALS_DIRECTORY, which [credentials] sets; remove it from "+file) || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestTheWholeEnvironmentIsBounded(t *testing.T) {
 	p := &Profile{Name: "web", Gateway: Gateway{Env: map[string]string{}}}
 	for _, k := range []string{"A", "B", "C", "D"} {

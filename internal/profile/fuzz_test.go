@@ -30,6 +30,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(base + listenTCP + "[ready]\ngrpc = 'unix:///run/x'\nservice = 'web'\n"))
 	f.Add([]byte(base + listenTCP + "[ready]\nexec = ['/bin/check']\n[[state]]\ntarget = '/bin'\n"))
 	f.Add([]byte(base + heldTCP + "[[listen]]\nname='u'\naddress='unix:///run/u'\nmode='inherit'\nsocket_mode='0600'\n[restart]\noverlap=true\n"))
+	f.Add([]byte(base + listenTCP + "[credentials]\ntoken = '/etc/secret'\n'tls.key' = '/etc/key'\n[[mount]]\nsource='/etc/x'\ntarget='/x'\n"))
+	f.Add([]byte("credentials = { a = '/b', a = '/c' }\n" + base + "env = { CREDENTIALS_DIRECTORY = '' }\n"))
 	f.Add([]byte("a.b = [[{c = 1}]]\n[[a.b]]\n[x.y]\n[[x]]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Parse("fuzz", data)
@@ -58,6 +60,20 @@ func invariant(p *Profile) string {
 	paths := []string{g.Command[0], g.Cwd}
 	if g.EnvFile != "" {
 		paths = append(paths, g.EnvFile)
+	}
+	for i, c := range p.Credentials {
+		if !isName(c.Name) || len(p.Credentials) > maxCreds || i > 0 && p.Credentials[i-1].Name >= c.Name {
+			return "credentials"
+		}
+		paths = append(paths, c.Source)
+		for _, m := range p.Mounts {
+			if within(c.Source, m.Source) {
+				return "a credential that is mounted"
+			}
+		}
+	}
+	if _, ok := g.Env[CredentialsVariable]; ok && len(p.Credentials) > 0 {
+		return "two directories of credentials"
 	}
 	var targets []string
 	for _, m := range p.Mounts {

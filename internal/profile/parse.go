@@ -26,6 +26,7 @@ type Problems = stricttoml.Problems
 // Bounds of a profile. The durations keep a mistyped unit from making a gateway wait for days.
 const (
 	maxListen     = 64
+	maxCreds      = 64
 	maxMounts     = 64 // [[mount]] and [[state]] each
 	maxCommand    = 256
 	maxGroups     = 64
@@ -89,6 +90,7 @@ type located struct {
 type places struct {
 	programs                []located
 	sockets, mounts, states []located
+	secrets, sources        []located // on the host: files of secrets; what is mounted
 }
 
 func readProfile(name string, root *stricttoml.Table) *Profile {
@@ -99,9 +101,13 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	}
 	p.Description, _ = root.Get("description").Text(maxText)
 	var at places
+	p.Credentials = readCredentials(root.Get("credentials"), &at)
 	gateway := root.Require("gateway", "a [gateway] table says what is run and as whom").Table()
 	if gateway != nil {
 		p.Gateway = readGateway(gateway, &at)
+		if _, ok := p.Gateway.Env[CredentialsVariable]; ok && len(p.Credentials) > 0 {
+			gateway.Get("env").Table().Get(CredentialsVariable).FailKey("is set by [credentials]; remove it here")
+		}
 	}
 	listen := root.Get("listen")
 	var listeners []listenAt
@@ -126,7 +132,7 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	p.Posture = readPosture(root.Get("posture").Table())
 	at.check()
 	refuseOutage(root)
-	root.Later("credentials", "forward")
+	root.Later("forward")
 	root.Close()
 	return p
 }
@@ -148,11 +154,11 @@ func readGateway(t *stricttoml.Table, at *places) Gateway {
 		g.Cwd = cwd
 	}
 	g.Env = readEnv(t.Get("env"))
-	g.EnvFile, _ = readPath(t.Get("env_file"))
+	g.EnvFile = readSecretPath(t.Get("env_file"), at)
 	g.Capabilities = readCapabilities(t.Get("capabilities"))
 	g.SHA256 = readSHA256(t.Get("sha256"))
 	refuseOutage(t)
-	t.Later("credentials")
+	t.Refuse("credentials", `is a table of its own; write [credentials] and below it name = "/path/on/the/host"`)
 	t.Close()
 	return g
 }
@@ -230,6 +236,46 @@ func readEnv(v *stricttoml.Value) map[string]string {
 		env[name], _ = values[i].Text(maxValue)
 	}
 	return env
+}
+
+// readCredentials reads the table [credentials], whose keys are the credentials' names.
+func readCredentials(v *stricttoml.Value, at *places) []Credential {
+	names, values := v.Table().Keys()
+	if len(names) > maxCreds {
+		v.Fail("has %d credentials; at most %d are allowed", len(names), maxCreds)
+	}
+	var list []Credential
+	for i, name := range names {
+		if !isName(name) {
+			values[i].FailKey("%s is not a credential's name: 1 to 63 of a-z, 0-9, _ . and -, beginning with a letter or digit", stricttoml.Quote(name))
+		}
+		source := readSecretPath(values[i], at)
+		list = append(list, Credential{Name: name, Source: source})
+	}
+	slices.SortFunc(list, func(a, b Credential) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// readSecretPath reads the path of a file on the host that holds secrets.
+func readSecretPath(v *stricttoml.Value, at *places) string {
+	s, ok := v.Text(maxText)
+	switch {
+	case !ok:
+		return ""
+	case !strings.HasPrefix(s, "/"):
+		// It may be the secret itself, and messages go to logs and receipts.
+		v.Fail("is not an absolute path; write that of a file on the host which holds the secret, from / on")
+		return ""
+	case s == "/":
+		v.Fail("is the root directory; write the path of a file on the host")
+		return ""
+	}
+	if err := checkPath(s); err != nil {
+		v.Fail("%v", err)
+		return ""
+	}
+	at.secrets = append(at.secrets, located{s, v})
+	return s
 }
 
 func readCapabilities(v *stricttoml.Value) []string {
@@ -600,7 +646,9 @@ func readMounts(v *stricttoml.Value, at *places) []Mount {
 	tables, _ := v.Tables(maxMounts)
 	var list []Mount
 	for _, t := range tables {
-		source, _ := readPath(t.Require("source", "the file or directory on the host"))
+		from := t.Require("source", "the file or directory on the host")
+		source, _ := readPath(from)
+		at.sources = append(at.sources, located{source, from})
 		target := readTarget(t)
 		at.mounts = append(at.mounts, target)
 		list = append(list, Mount{Source: source, Target: target.path})
@@ -689,6 +737,15 @@ func (p *places) check() {
 			if state.path != "" && within(program.path, state.path) {
 				program.at.Fail("lies in the [[state]] %s, where the gateway can write; its program must be out of its own reach",
 					stricttoml.Quote(state.path))
+				break
+			}
+		}
+	}
+	for _, secret := range p.secrets {
+		for _, source := range p.sources {
+			if source.path != "" && within(secret.path, source.path) {
+				secret.at.Fail("lies in %s, which line %d mounts in the container: its root could read it there; keep it elsewhere",
+					stricttoml.Quote(source.path), source.at.Line())
 				break
 			}
 		}

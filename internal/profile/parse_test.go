@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +135,44 @@ func TestTheSmallestProfileHasTheDefaults(t *testing.T) {
 	}
 	if !reflect.DeepEqual(p, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", p, want)
+	}
+}
+
+func TestCredentialsAreSortedByName(t *testing.T) {
+	p := mustParse(t, base+listenTCP+"[credentials]\n\"tls.key\" = \"/etc/web/key\"\n0-api_token = \"/etc/web/token\"\n")
+	want := []Credential{{"0-api_token", "/etc/web/token"}, {"tls.key", "/etc/web/key"}}
+	if !slices.Equal(p.Credentials, want) {
+		t.Errorf("got %v, want %v", p.Credentials, want)
+	}
+	if !p.Secrets() || mustParse(t, base+listenTCP+"[credentials]\n").Secrets() {
+		t.Error("whether there are secrets is told wrongly")
+	}
+	if !mustParse(t, base+"env_file = \"/etc/web/env\"\n"+listenTCP).Secrets() {
+		t.Error("an env_file is not taken for a secret")
+	}
+}
+
+func TestAsManyCredentialsAsThereMayBe(t *testing.T) {
+	table := func(n int) []byte {
+		var b strings.Builder
+		b.WriteString(base + listenTCP + "[credentials]\n")
+		for i := range n {
+			fmt.Fprintf(&b, "c%d = \"/etc/secret\"\n", i)
+		}
+		return []byte(b.String())
+	}
+	if _, err := Parse("test", table(64)); err != nil {
+		t.Error(err)
+	}
+	if _, err := Parse("test", table(65)); err == nil || !strings.Contains(err.Error(), "has 65 credentials; at most 64 are allowed") {
+		t.Errorf("65: %v", err)
+	}
+}
+
+func TestASecretInThePlaceOfItsPathIsNotRepeated(t *testing.T) {
+	_, err := Parse("test", []byte(base+listenTCP+"[credentials]\ntoken = \"hunter2\"\n"))
+	if err == nil || !strings.Contains(err.Error(), "credentials.token: is not an absolute path") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -13,6 +13,7 @@ type Profile struct {
 	Name        string // the file's name without .toml
 	Description string
 	Gateway     Gateway
+	Credentials []Credential // sorted by name
 	Listen      []Listen
 	Ready       Ready
 	Preflight   Preflight
@@ -39,6 +40,15 @@ type Gateway struct {
 	Capabilities []string // only "CAP_NET_BIND_SERVICE" can be there
 	SHA256       string   // 64 lower-case hex digits; empty: no pin
 }
+
+// Credential is a secret that the gateway gets as a file.
+type Credential struct {
+	Name   string // of the file in the gateway's CREDENTIALS_DIRECTORY
+	Source string // absolute path on the host
+}
+
+// Secrets tells whether the gateway is given any secret.
+func (p *Profile) Secrets() bool { return len(p.Credentials) > 0 || p.Gateway.EnvFile != "" }
 
 // Modes of a Listen: who makes its socket. The last two are held listeners: the warden makes the socket when the container is
 // created and keeps it until the container is gone.

@@ -49,7 +49,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s is not trusted: %s", e.Path, strings.Join(all, "; also "))
 }
 
-// ErrChanged is wrapped by the errors of ReadFile and ReadSecret for a file that was being written meanwhile. A repeat
+// ErrChanged is wrapped by the errors of ReadFile, ReadSecret and CopySecret for a file that was being written meanwhile. A repeat
 // can help.
 var ErrChanged = errors.New("changed while it was being read")
 
@@ -77,40 +77,83 @@ func OpenPath(path string) (*os.File, error) { return open(path, source) }
 // ReadFile reads a regular file of at most max bytes, with errors like Open's.
 func ReadFile(path string, max int64) ([]byte, error) { return read(path, max, file) }
 
-// ReadSecret is ReadFile for a file that nobody but root may even read.
+// ReadSecret is ReadFile for a file that nobody but root may even read. What it gives is the only copy in this process's
+// memory, for the caller to clear.
 func ReadSecret(path string, max int64) ([]byte, error) { return read(path, max, secret) }
 
-func read(name string, max int64, w want) ([]byte, error) {
-	f, err := open(name, w)
+// CopySecret writes the content of a file that nobody but root may read, of at most max bytes, to the regular file to, and
+// gives its length in bytes. The kernel copies: nothing of it comes into this process's memory (sendfile(2)). Errors are
+// Open's.
+func CopySecret(to *os.File, path string, max int64) (int64, error) {
+	return take(path, max, secret, func(from *os.File, size int64) (int64, error) {
+		var copied int64
+		for copied <= size {
+			// One byte more than the size, so that a file that has grown is seen.
+			n, err := unix.Sendfile(int(to.Fd()), int(from.Fd()), nil, int(size+1-copied))
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				return copied, os.NewSyscallError("sendfile", err)
+			}
+			if n == 0 {
+				break
+			}
+			copied += int64(n)
+		}
+		return copied, nil
+	})
+}
+
+func read(name string, max int64, w want) (data []byte, err error) {
+	_, err = take(name, max, w, func(f *os.File, size int64) (int64, error) {
+		// At once, so that no copy stays behind in a buffer that was outgrown. One byte more than the size, so that a file that has grown is seen.
+		data = make([]byte, size+1)
+		n, err := io.ReadFull(f, data)
+		data = data[:n]
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil
+		}
+		return int64(n), err
+	})
 	if err != nil {
+		clear(data)
 		return nil, err
 	}
-	defer f.Close()
+	return data, nil
+}
+
+// take opens a file and has f take its content, which has size bytes, and sees to it that what f took was whole. F gives how many bytes there were.
+func take(name string, max int64, w want, f func(file *os.File, size int64) (int64, error)) (int64, error) {
+	file, err := open(name, w)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
 	var before, after unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &before); err != nil {
-		return nil, fmt.Errorf("stat %s: %w", name, err)
+	if err := unix.Fstat(int(file.Fd()), &before); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", name, err)
 	}
 	if before.Size > max {
-		return nil, &Error{name, []Finding{{
+		return 0, &Error{name, []Finding{{
 			name, fmt.Sprintf("is %d bytes long; at most %d are read", before.Size, max), "",
 		}}}
 	}
-	// One byte more than the size, so that a file that has grown is seen.
-	data, err := io.ReadAll(io.LimitReader(f, before.Size+1))
+	n, err := f(file, before.Size)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
+		return 0, fmt.Errorf("read %s: %w", name, err)
 	}
-	if err := unix.Fstat(int(f.Fd()), &after); err != nil {
-		return nil, fmt.Errorf("stat %s: %w", name, err)
+	if err := unix.Fstat(int(file.Fd()), &after); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", name, err)
 	}
 	// Not ctime: a rename over the file, as editors do it, changes that too (the link count drops), but not what was
 	// read. Before Linux 6.13 mtime moves only with the timer tick, so a rewrite in place of the same length within a few
 	// milliseconds can go unseen; renaming a finished file into place is always safe.
-	if int64(len(data)) != before.Size || after.Size != before.Size || after.Mtim != before.Mtim ||
+	if n != before.Size || after.Size != before.Size || after.Mtim != before.Mtim ||
 		after.Mode != before.Mode || after.Uid != before.Uid {
-		return nil, fmt.Errorf("read %s: the file %w; try again", name, ErrChanged)
+		return 0, fmt.Errorf("read %s: the file %w; try again", name, ErrChanged)
 	}
-	return data, nil
+	return n, nil
 }
 
 func open(name string, w want) (*os.File, error) {

@@ -3,6 +3,7 @@ package trusted
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -157,6 +158,38 @@ func TestASecretIsRootsAloneToRead(t *testing.T) {
 		if err != nil && strings.Count(err.Error(), "chmod") != 1 {
 			t.Errorf("%o: got %v", mode, err)
 		}
+		to, cerr := os.Create(filepath.Join(dir, "copy"))
+		must(t, cerr)
+		n, cerr := CopySecret(to, filepath.Join(dir, "s"), 10)
+		must(t, to.Close())
+		copied, rerr := os.ReadFile(filepath.Join(dir, "copy"))
+		must(t, rerr)
+		if fmt.Sprint(cerr) != fmt.Sprint(err) || !bytes.Equal(copied, data) || n != int64(len(data)) {
+			t.Errorf("%o: copied %q, %d, %v; read %q, %v", mode, copied, n, cerr, data, err)
+		}
+	}
+}
+
+func TestACopyIsWholeAndBounded(t *testing.T) {
+	dir := rootDir(t)
+	for _, size := range []int{0, 1, 4095, 4096, 1 << 16, 1<<20 - 1, 1 << 20, 1<<20 + 1} {
+		data := bytes.Repeat([]byte("0123456789abcdef!"), size/17+1)[:size]
+		from := write(t, filepath.Join(dir, "from"), string(data), 0o600)
+		to, err := os.Create(filepath.Join(dir, "to"))
+		must(t, err)
+		n, err := CopySecret(to, from, 1<<20)
+		must(t, to.Close())
+		if size > 1<<20 {
+			if err == nil || !strings.Contains(err.Error(), "at most 1048576 are read") {
+				t.Errorf("%d bytes: %v", size, err)
+			}
+			continue
+		}
+		got, rerr := os.ReadFile(filepath.Join(dir, "to"))
+		must(t, rerr)
+		if err != nil || n != int64(size) || !bytes.Equal(got, data) {
+			t.Errorf("%d bytes: %d were copied, %v, and %d arrived", size, n, err, len(got))
+		}
 	}
 }
 
@@ -232,7 +265,11 @@ func TestAMountSourceIsAnOPathDescriptorOfAFileOrDirectory(t *testing.T) {
 }
 
 func TestAFileThatIsBeingWrittenIsAnErrorThatARepeatCures(t *testing.T) {
-	file := write(t, filepath.Join(rootDir(t), "f"), strings.Repeat("a", 1<<16), 0o644)
+	dir := rootDir(t)
+	file := write(t, filepath.Join(dir, "f"), strings.Repeat("a", 1<<16), 0o600)
+	to, err := os.Create(filepath.Join(dir, "to"))
+	must(t, err)
+	defer to.Close()
 	stop, stopped := make(chan struct{}), make(chan error, 1)
 	go func() {
 		for c := byte('b'); ; c++ {
@@ -243,7 +280,7 @@ func TestAFileThatIsBeingWrittenIsAnErrorThatARepeatCures(t *testing.T) {
 			default:
 			}
 			// In place and with another length each time, as an editor that does not rename would.
-			if err := os.WriteFile(file, bytes.Repeat([]byte{'a' + c%26}, 1<<15+int(c)), 0o644); err != nil {
+			if err := os.WriteFile(file, bytes.Repeat([]byte{'a' + c%26}, 1<<15+int(c)), 0o600); err != nil {
 				stopped <- err
 				return
 			}
@@ -253,10 +290,16 @@ func TestAFileThatIsBeingWrittenIsAnErrorThatARepeatCures(t *testing.T) {
 		if _, err := ReadFile(file, 1<<20); err != nil && !errors.Is(err, ErrChanged) {
 			t.Error(err)
 		}
+		if _, err := CopySecret(to, file, 1<<20); err != nil && !errors.Is(err, ErrChanged) {
+			t.Error(err)
+		}
 	}
 	close(stop)
 	must(t, <-stopped)
 	if _, err := ReadFile(file, 1<<20); err != nil {
+		t.Errorf("the file is at rest, and yet: %v", err)
+	}
+	if _, err := CopySecret(to, file, 1<<20); err != nil {
 		t.Errorf("the file is at rest, and yet: %v", err)
 	}
 }

@@ -64,6 +64,7 @@ type plan struct {
 	*setup
 	program *binary.Program
 	env     []string
+	creds   *os.File // the directory of the credentials; nil if there are none
 }
 
 func (p *plan) close() {
@@ -73,6 +74,9 @@ func (p *plan) close() {
 	p.setup.close()
 	if p.program != nil {
 		p.program.Close()
+	}
+	if p.creds != nil {
+		p.creds.Close()
 	}
 }
 
@@ -323,6 +327,9 @@ func (w *Warden) prepare(ctx context.Context, p *plan) (err error) {
 	}
 	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.rootWorkload); err != nil {
 		return err
+	}
+	if p.creds, err = mountCredentials(p.profile); err != nil {
+		return code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot prepare the gateway's credentials: %w", err)
 	}
 	return w.checkable(root, p.profile)
 }

@@ -104,6 +104,13 @@ func (w *Warden) runCommand(ctx context.Context, c command) (probe.Verdict, erro
 	if err != nil {
 		return probe.Unknown, err
 	}
+	creds, err := mountCredentials(c.profile)
+	if err != nil {
+		return probe.Unknown, err
+	}
+	if creds != nil {
+		defer creds.Close()
+	}
 	killed := w.group.OOMKills()
 	s, err := w.park(ctx, identityOf(c.profile), join.Files{Stdout: c.out.theirs, Stderr: c.out.theirs, Mounts: c.namespace})
 	c.out.started()
@@ -124,8 +131,13 @@ func (w *Warden) runCommand(ctx context.Context, c command) (probe.Verdict, erro
 		err = group.Add(s.proc.PID())
 	}
 	if err == nil {
+		err = noCore(s.proc, c.profile)
+	}
+	if err == nil {
+		order := launch.Order{Exe: program.File, Cwd: c.profile.Gateway.Cwd, Arg: program.Args, Env: env}
+		entrust(&order, creds)
 		// From here on it can have children.
-		_, err = s.gate.Release(ctx, launch.Order{Exe: program.File, Cwd: c.profile.Gateway.Cwd, Arg: program.Args, Env: env})
+		_, err = s.gate.Release(ctx, order)
 	}
 	var late error
 	if err == nil {

@@ -286,6 +286,10 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		defer carrier.Close()
 		order.Sockets = append(order.Sockets, carrier)
 	}
+	entrust(&order, p.creds)
+	if err := noCore(s.proc, p.profile); err != nil {
+		return nil, err
+	}
 	notify, err := s.gate.Release(ctx, order)
 	s.gate.Close()
 	w.standby, w.status.Standby.PID = nil, 0

@@ -17,8 +17,8 @@
  * The order (see launch.go, which is the other side): a header of six 32-bit numbers in the machine's order (magic, bytes of the
  * body, number of arguments, number of environment strings, number of sockets to pass on, flags) with the descriptors of the
  * binary and of these sockets as ancillary data, then the body: NUL-terminated strings, the working directory first, then
- * arguments, then environment. The sockets become descriptors 3, 4, ... of the gateway (sd_listen_fds(3)); nothing else that
- * was open here stays open. The answer is one record of three numbers (magic, step, errno), or the end of the file once exec
+ * arguments, then environment. The sockets become descriptors 3, 4, ... of the gateway (sd_listen_fds(3)), and so does the
+ * directory of its credentials, which comes with them; nothing else that was open here stays open. The answer is one record of three numbers (magic, step, errno), or the end of the file once exec
  * succeeded.
  *
  * With FLAG_NOTIFY the gateway gets a seccomp filter that hands its bind(2) calls to the warden (seccomp_unotify(2)). The
@@ -32,7 +32,7 @@ typedef unsigned long ulong;
 #define MAGIC 0x32574c47u /* "GLW2" */
 #define MAX_BODY (1u << 18)
 #define MAX_STRINGS 1024
-#define MAX_SOCKETS 64
+#define MAX_SOCKETS 66 /* held ones, their carrier, and the directory of credentials */
 #define FLAG_NOTIFY 1u
 
 enum step { STEP_PARKED, STEP_ORDER, STEP_CHDIR, STEP_SOCKETS, STEP_FILTER, STEP_CLOSE, STEP_EXEC };
