@@ -396,3 +396,19 @@ func FuzzContent(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkMount(b *testing.B) {
+	host := rootDir(b)
+	var list []profile.Credential
+	for i := range 4 {
+		name := "c" + strconv.Itoa(i)
+		list = append(list, profile.Credential{Name: name, Source: write(b, filepath.Join(host, name), bytes.Repeat([]byte("x"), 4<<10), 0o600)})
+	}
+	for b.Loop() {
+		dir, err := Mount(list, uid, gid)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dir.Close()
+	}
+}

@@ -37,6 +37,7 @@ const FirstSocket = 3
 const (
 	magic      = 0x32574c47 // "GLW2", read as a little-endian number
 	flagNotify = 1
+	flagNoCore = 2
 )
 
 // Step is where a launcher is, or where it failed.
@@ -50,11 +51,12 @@ const (
 	PassSockets
 	Filter
 	CloseDescriptors
+	LimitCore
 	Exec
 )
 
 var steps = [...]string{"park", "read the order", "change to the working directory", "put the held sockets in their places",
-	"install the filter for bind(2)", "close descriptors", "exec"}
+	"install the filter for bind(2)", "close descriptors", "set the limit of core files", "exec"}
 
 func (s Step) String() string {
 	if int(s) < len(steps) {
@@ -164,6 +166,8 @@ type Order struct {
 	Env []string
 	// Sockets become the gateway's descriptors from FirstSocket on. What comes after the inherited ones need not be a socket.
 	Sockets []*os.File
+	// NoCore makes the gateway's RLIMIT_CORE 1, soft and hard: it leaves no core file. A hard limit of 0 stays.
+	NoCore bool
 	// Notify gives the gateway a seccomp filter that hands its bind(2) calls to the warden.
 	Notify bool
 }
@@ -330,6 +334,9 @@ func encode(o Order) (head, body []byte, err error) {
 	var flags uint32
 	if o.Notify {
 		flags |= flagNotify
+	}
+	if o.NoCore {
+		flags |= flagNoCore
 	}
 	for _, n := range []uint32{magic, uint32(len(body)), uint32(len(o.Arg)), uint32(len(o.Env)), uint32(len(o.Sockets)), flags} {
 		head = binary.NativeEndian.AppendUint32(head, n)

@@ -343,6 +343,57 @@ func TestEncodeRefusesWhatTheLauncherWouldNotTake(t *testing.T) {
 	}
 }
 
+func TestALauncherThatIsToldSoLeavesNoCore(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit  string // ulimit of the launcher
+		noCore bool
+		want   string
+	}{
+		"not told":               {"ulimit -Sc 0", false, "0 unlimited"},
+		"told":                   {"ulimit -Sc 0", true, "1 1"},
+		"told, and a higher one": {"ulimit -Sc unlimited", true, "1 1"},
+		"told, and it has it":    {"ulimit -Sc 0; ulimit -Hc 0", true, "0 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// By a shell, which has the limit set before.
+			file, err := File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			gate, theirs, err := NewGate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer gate.Close()
+			defer theirs.Close()
+			var out strings.Builder
+			cmd := exec.Command("/bin/sh", "-c", c.limit+"; exec /proc/self/fd/3")
+			cmd.ExtraFiles = []*os.File{file, theirs}
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			theirs.Close()
+			defer cmd.Wait()
+			defer gate.Close()
+			if err := gate.AwaitParked(ctx(t)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := gate.Release(ctx(t), Order{Exe: open(t, "/bin/cat"), Cwd: "/", Arg: []string{"cat", "/proc/self/limits"}, NoCore: c.noCore}); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Fatalf("%v: %s", err, &out)
+			}
+			_, rest, _ := strings.Cut(out.String(), "Max core file size")
+			if f := strings.Fields(rest); len(f) < 2 || f[0]+" "+f[1] != c.want {
+				t.Errorf("the limit is %q, want %q", rest[:min(60, len(rest))], c.want)
+			}
+		})
+	}
+}
+
 func TestTheLongestOrderArrivesWhole(t *testing.T) {
 	gate, cmd, out := start(t, nil)
 	if err := gate.AwaitParked(ctx(t)); err != nil {
@@ -381,7 +432,8 @@ func FuzzLauncher(f *testing.F) {
 	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(0), body, uint8(1))
 	f.Add(number(0), number(1), number(2), number(3), uint32(2), uint32(flagNotify), body, uint8(3))
 	f.Add(number(0), number(1), number(2), number(3), uint32(2), uint32(0), body, uint8(2))
-	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(2), body, uint8(1))
+	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(flagNoCore), body, uint8(1))
+	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(4), body, uint8(1))
 	f.Add(number(0), number(1), number(2), number(3), uint32(0), uint32(0), body, uint8(0))
 	f.Add(number(0), uint32(len(body)+1), number(2), number(3), uint32(1), uint32(0), body, uint8(2))
 	f.Add(number(0), uint32(MaxBody+1), uint32(1), uint32(0), uint32(0), uint32(0), body, uint8(1))
@@ -480,7 +532,7 @@ func verdict(magicNumber, length, args, envs, sockets, flags uint32, body []byte
 	switch {
 	case magicNumber != magic || length > MaxBody || args == 0 || args > MaxStrings || envs > MaxStrings:
 		return bad
-	case sockets > MaxSockets || flags&^flagNotify != 0 || uint32(descriptors) != sockets+1:
+	case sockets > MaxSockets || flags&^(flagNotify|flagNoCore) != 0 || uint32(descriptors) != sockets+1:
 		return bad
 	case int(length) > len(body) && sockets > 0:
 		return held

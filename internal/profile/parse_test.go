@@ -80,7 +80,8 @@ func TestTheExampleOfTheDesignParses(t *testing.T) {
 			Env:     map[string]string{"HOME": "/var/lib/gateway"},
 			EnvFile: "/etc/gatewarden/secrets/openclaw.env",
 		},
-		Listen: []Listen{{Name: "api", Address: api, Mode: "gateway"}},
+		Credentials: []Credential{{Name: "api-token", Source: "/etc/gatewarden/secrets/openclaw.token"}},
+		Listen:      []Listen{{Name: "api", Address: api, Mode: "gateway"}},
 		Ready: Ready{
 			Kind: "http", Address: api, Path: "/health", Host: "127.0.0.1:18789", Accept: []int{200, 401},
 			Timeout: 30 * time.Second,

@@ -310,7 +310,7 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 // prepare reads and opens what the launch of p's gateway needs.
 func (w *Warden) prepare(ctx context.Context, p *plan) (err error) {
 	if p.env, err = p.profile.Environ(); err != nil {
-		return code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the gateway's environment: %w", err)
+		return unread("cannot read the gateway's environment", err)
 	}
 	// The standby's view of the container is the gateway's: same root, same mounts. It is proven here, and again at its release.
 	s, err := w.needStandby(ctx, identityOf(p.profile))
@@ -329,7 +329,7 @@ func (w *Warden) prepare(ctx context.Context, p *plan) (err error) {
 		return err
 	}
 	if p.creds, err = mountCredentials(p.profile); err != nil {
-		return code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot prepare the gateway's credentials: %w", err)
+		return unread("cannot prepare the gateway's credentials", err)
 	}
 	return w.checkable(root, p.profile)
 }

@@ -130,12 +130,13 @@ func (w *Warden) runCommand(ctx context.Context, c command) (probe.Verdict, erro
 	if err == nil {
 		err = group.Add(s.proc.PID())
 	}
+	var order launch.Order
 	if err == nil {
-		err = noCore(s.proc, c.profile)
+		order = launch.Order{Exe: program.File, Cwd: c.profile.Gateway.Cwd, Arg: program.Args, Env: env}
+		entrust(&order, creds)
+		err = noCore(&order, s.proc, c.profile)
 	}
 	if err == nil {
-		order := launch.Order{Exe: program.File, Cwd: c.profile.Gateway.Cwd, Arg: program.Args, Env: env}
-		entrust(&order, creds)
 		// From here on it can have children.
 		_, err = s.gate.Release(ctx, order)
 	}

@@ -287,7 +287,7 @@ func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
 		order.Sockets = append(order.Sockets, carrier)
 	}
 	entrust(&order, p.creds)
-	if err := noCore(s.proc, p.profile); err != nil {
+	if err := noCore(&order, s.proc, p.profile); err != nil {
 		return nil, err
 	}
 	notify, err := s.gate.Release(ctx, order)
@@ -335,6 +335,8 @@ func hint(f *launch.Failure) string {
 		return " (a process can have one seccomp listener, and the container's seccomp profile has its own: mode = \"inherit\" and \"gateway\" need none)"
 	case f.Step == launch.Filter:
 		return " (mode = \"transparent\" needs seccomp(2), which the container's seccomp profile keeps from it)"
+	case f.Step == launch.LimitCore:
+		return " (a gateway with secrets leaves no core file; the container's seccomp profile keeps prlimit(2) from it)"
 	case f.Step == launch.ChangeDirectory:
 		return " (gateway.cwd must be a directory that the gateway's UID may enter)"
 	}

@@ -24,6 +24,9 @@
  * With FLAG_NOTIFY the gateway gets a seccomp filter that hands its bind(2) calls to the warden (seccomp_unotify(2)). The
  * descriptor to answer them by goes to the warden with the record (magic, STEP_FILTER, 0), before the exec. The gateway keeps
  * it too, after its sockets: as long as somebody has it open, a bind waits for a lost warden's successor instead of failing.
+ *
+ * With FLAG_NO_CORE the gateway's limit of core files is 1 byte, soft and hard. There is no dump to a file then, since it would be
+ * smaller than a page, and none to a pipe, for which the kernel heeds this limit and no other (fs/coredump.c, core(5)).
  */
 
 typedef unsigned int u32;
@@ -34,8 +37,9 @@ typedef unsigned long ulong;
 #define MAX_STRINGS 1024
 #define MAX_SOCKETS 66 /* held ones, their carrier, and the directory of credentials */
 #define FLAG_NOTIFY 1u
+#define FLAG_NO_CORE 2u
 
-enum step { STEP_PARKED, STEP_ORDER, STEP_CHDIR, STEP_SOCKETS, STEP_FILTER, STEP_CLOSE, STEP_EXEC };
+enum step { STEP_PARKED, STEP_ORDER, STEP_CHDIR, STEP_SOCKETS, STEP_FILTER, STEP_CLOSE, STEP_CORE, STEP_EXEC };
 
 #define FIRST 3 /* of the gateway's own descriptors, SD_LISTEN_FDS_START */
 #define CONTROL 4
@@ -43,7 +47,7 @@ enum step { STEP_PARKED, STEP_ORDER, STEP_CHDIR, STEP_SOCKETS, STEP_FILTER, STEP
 
 #if defined(__x86_64__)
 enum { SYS_close = 3, SYS_read = 0, SYS_sendmsg = 46, SYS_recvmsg = 47, SYS_bind = 49, SYS_exit = 60, SYS_fcntl = 72,
-       SYS_chdir = 80, SYS_prctl = 157, SYS_ppoll = 271, SYS_dup3 = 292, SYS_seccomp = 317, SYS_execveat = 322,
+       SYS_chdir = 80, SYS_prctl = 157, SYS_ppoll = 271, SYS_dup3 = 292, SYS_prlimit64 = 302, SYS_seccomp = 317, SYS_execveat = 322,
        SYS_close_range = 436 };
 #define ARCH 0xc000003eu /* AUDIT_ARCH_X86_64 */
 
@@ -59,7 +63,7 @@ static long syscall5(long n, long a, long b, long c, long d, long e)
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall launcher\n");
 #elif defined(__aarch64__)
 enum { SYS_close = 57, SYS_read = 63, SYS_sendmsg = 211, SYS_recvmsg = 212, SYS_bind = 200, SYS_exit = 93, SYS_fcntl = 25,
-       SYS_chdir = 49, SYS_prctl = 167, SYS_ppoll = 73, SYS_dup3 = 24, SYS_seccomp = 277, SYS_execveat = 281,
+       SYS_chdir = 49, SYS_prctl = 167, SYS_ppoll = 73, SYS_dup3 = 24, SYS_prlimit64 = 261, SYS_seccomp = 277, SYS_execveat = 281,
        SYS_close_range = 436 };
 #define ARCH 0xc00000b7u /* AUDIT_ARCH_AARCH64 */
 
@@ -89,6 +93,7 @@ __asm__(".globl _start\n_start:\n\tmov x29, #0\n\tmov x30, #0\n\tbl launcher\n")
 #define PR_SET_DUMPABLE 4
 #define PR_SET_NAME 15
 #define CLOSE_RANGE_CLOEXEC 4
+#define RLIMIT_CORE 4
 #define SOL_SOCKET 1
 #define SCM_RIGHTS 1
 #define F_GETFD 1
@@ -169,7 +174,7 @@ static void receive_header(void)
 		abandoned();
 	if (n != sizeof header || (m.flags & MSG_CTRUNC) || rights.level != SOL_SOCKET || rights.type != SCM_RIGHTS ||
 	    header[0] != MAGIC || header[1] > MAX_BODY || header[2] > MAX_STRINGS || header[3] > MAX_STRINGS || header[2] == 0 ||
-	    header[4] > MAX_SOCKETS || (header[5] & ~FLAG_NOTIFY) || rights.len != CMSG_LEN(1 + header[4]))
+	    header[4] > MAX_SOCKETS || (header[5] & ~(FLAG_NOTIFY | FLAG_NO_CORE)) || rights.len != CMSG_LEN(1 + header[4]))
 		fail(STEP_ORDER, n < 0 ? n : -EPROTO);
 }
 
@@ -245,6 +250,18 @@ static int notify(void)
 	return (int)fd;
 }
 
+/* no_core sets the limit. A hard limit of 0 stays, which it takes a capability to raise. */
+static void no_core(void)
+{
+	static const struct rlimit { ulong cur, max; } one = { 1, 1 };
+	struct rlimit now;
+	long err = syscall5(SYS_prlimit64, 0, RLIMIT_CORE, 0, (long)&now, 0);
+	if (err == 0 && now.max > 0)
+		err = syscall5(SYS_prlimit64, 0, RLIMIT_CORE, (long)&one, 0, 0);
+	if (err < 0)
+		fail(STEP_CORE, err);
+}
+
 __attribute__((noreturn, used)) void launcher(void)
 {
 	int exe, listener = -1, i, sockets, next;
@@ -290,6 +307,8 @@ __attribute__((noreturn, used)) void launcher(void)
 	err = syscall5(SYS_close_range, next, ~0u, CLOSE_RANGE_CLOEXEC, 0, 0);
 	if (err < 0)
 		fail(STEP_CLOSE, err);
+	if (header[5] & FLAG_NO_CORE)
+		no_core();
 	err = syscall5(SYS_execveat, exe, (long)"", (long)argv, (long)envp, AT_EMPTY_PATH);
 	fail(STEP_EXEC, err);
 }
