@@ -36,6 +36,7 @@ var matrix = []faults{
 	diskFaults,
 	placeFaults,
 	probeFaults,
+	credentialFaults,
 }
 
 // faults are the rows of one section, and of one test.

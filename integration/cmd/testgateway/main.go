@@ -8,6 +8,7 @@
 //	              hand-over                                          200, and a child has the listeners
 //	              exit-later                                         200, and it exits half a second later
 //	GET /env      its environment
+//	GET /credential  the SHA-256 of the credential ?name=
 //	GET /pidfd    the inode number of a pidfd of its own process
 //	GET /become   executes ?program= with ?arg=, in its own process
 //	GET /exit     exits at once with status --exit-code
@@ -17,6 +18,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -28,6 +30,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -333,6 +336,14 @@ func (o *options) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /health", o.health)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) { answer(w, os.Environ()) })
+	mux.HandleFunc("GET /credential", func(w http.ResponseWriter, r *http.Request) {
+		data, err := os.ReadFile(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), r.URL.Query().Get("name")))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		answer(w, fmt.Sprintf("%x", sha256.Sum256(data)))
+	})
 	mux.HandleFunc("GET /pidfd", func(w http.ResponseWriter, _ *http.Request) {
 		fd, err := unix.PidfdOpen(os.Getpid(), 0)
 		if err != nil {

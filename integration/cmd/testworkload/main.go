@@ -9,6 +9,8 @@
 //	testworkload grab --address HOST:PORT       try to take that port in every way, until it is ended: {"tries":…,"errnos":{…},"taken":[…]}
 //	testworkload fill [--on]                    start processes until the kernel refuses another one, and keep them; --on: go on trying
 //	testworkload hog --bytes N                  use that much memory and keep it
+//	testworkload hunt --for NAME=HEX … [--skip REGEXP] [--shallow] [DIRECTORY…]   look for these bytes in all that it may read
+//	                                            below the directories: {"what":NAME,"at":…} each, and last what it has looked at
 package main
 
 import (
@@ -40,7 +42,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: testworkload talk|get|attack|hold|grab|fill|hog …")
+		return errors.New("usage: testworkload talk|get|attack|hold|grab|fill|hog|hunt …")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	address := fs.String("address", "127.0.0.1:18789", "")
@@ -77,6 +79,22 @@ func run(args []string) error {
 			return err
 		}
 		return grab(*address)
+	case "hunt":
+		wanted := map[string]string{}
+		fs.Func("for", "", func(s string) error {
+			name, text, ok := strings.Cut(s, "=")
+			if !ok {
+				return errors.New("not NAME=HEX")
+			}
+			wanted[name] = text
+			return nil
+		})
+		skip := fs.String("skip", "", "paths to leave out")
+		shallow := fs.Bool("shallow", false, "leave out what processes have open, and their memory")
+		if err := fs.Parse(args[1:]); err != nil {
+			return err
+		}
+		return hunt(wanted, *skip, !*shallow, fs.Args())
 	case "fill":
 		on := fs.Bool("on", false, "")
 		if err := fs.Parse(args[1:]); err != nil {
