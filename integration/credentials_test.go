@@ -203,7 +203,7 @@ func TestAReadinessCommandFindsTheCredentialsToo(t *testing.T) {
 	writeFile(t, dir+"/check", "#!/bin/sh\ntest \"$(cat $CREDENTIALS_DIRECTORY/token)\" = "+secret+" && grep -q 'core file size *1 *1 ' /proc/self/limits\n", 0o755)
 	p := probedProfile(dir, askExec)
 	p.More += credentialsTable("token", path)
-	c := run(t, options{profile: p})
+	c := run(t, options{profile: p, flags: []string{"--seccomp"}})
 	c.restart()
 	putSecret(t, path, "another")
 	if r := c.exec("gatewarden", "probe", "--json"); r.Status == 0 {
@@ -467,7 +467,8 @@ func TestNobodyButTheGatewayFindsItsSecrets(t *testing.T) {
 		planted := filepath.Join(c.logDir(), "planted")
 		writeFile(t, planted, control+"\n", 0o600)
 		defer os.Remove(planted)
-		found, seen := huntHost(t, wanted, host.Dir)
+		// Everything of containerd, its shims, their bundles and ours is below the one; what runc keeps below the other.
+		found, seen := huntHost(t, wanted, host.Dir, filepath.Join("/run/containerd/runc", host.Namespace))
 		t.Logf("looked at %+v", seen)
 		for _, what := range []string{"credential", "env_file"} {
 			if at := of(found, what); len(at) != 0 {
@@ -479,6 +480,9 @@ func TestNobodyButTheGatewayFindsItsSecrets(t *testing.T) {
 		controlled(t, at, planted)
 		if !slices.ContainsFunc(at, func(p string) bool { return strings.HasSuffix(p, c.id+"/config.json") }) {
 			t.Errorf("the bundle was not looked at: %q", at)
+		}
+		if seen.Files < 30 || seen.Denied != 0 {
+			t.Errorf("it looked at %+v", seen)
 		}
 	})
 	t.Run("what the host's procfs shows", func(t *testing.T) {
