@@ -96,6 +96,7 @@ type Report struct {
 	PID       int                `json:"pid"`
 	Listeners []receipt.Listener `json:"listeners"`
 	Probe     *receipt.Probe     `json:"probe"`
+	Holders   string             `json:"holders,omitempty"` // while no gateway runs: who listens on its addresses
 	Code      code.Code          `json:"code"`
 	Message   string             `json:"message"`
 }

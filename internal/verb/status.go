@@ -16,7 +16,8 @@ func status() Command {
 		Name:    "status",
 		Args:    "CONTAINER",
 		Summary: "show the gateway's state, process, listeners and last action",
-		Help: `Never waits for an action in progress and changes nothing.
+		Help: `Never waits for an action in progress and changes nothing. Of a gateway that is down it tells why, on one screen: its
+last lines, who has its addresses, what has changed since it was last proven, and what can be done.
 
 States: starting (launched, not yet proven), running (proven), stopping, backoff (it exited unasked, the next start is
 scheduled), failed (not started again until somebody asks), stopped (it ended, and the policy says that this is right).
@@ -56,7 +57,7 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 	if in.JSON {
 		in.PrintJSON(st)
 	} else {
-		in.printStatus(st, lost)
+		in.printStatus(ctx, t, st, lost)
 	}
 	switch {
 	case lost:
@@ -66,13 +67,16 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 	case st.State == receipt.FailedSt:
 		in.advise(t, st.Gateway, st.Code)
 	}
+	if !lost && isDown(st.State) && !in.JSON {
+		in.waysOut(t, st)
+	}
 	if st.State == receipt.FailedSt || st.State == receipt.Stopped {
 		return code.ExitFailed
 	}
 	return code.ExitOK
 }
 
-func (in *Invocation) printStatus(st *receipt.Status, lost bool) {
+func (in *Invocation) printStatus(ctx context.Context, t Target, st *receipt.Status, lost bool) {
 	now := time.Now()
 	var b block
 	b.add("container", "%s  (init pid %d)", st.Container, st.Container.InitPID)
@@ -110,6 +114,9 @@ func (in *Invocation) printStatus(st *receipt.Status, lost bool) {
 			last += fmt.Sprintf("  %q", r.Reason)
 		}
 		b.add("last", "%s", in.safe(last))
+	}
+	if !lost && isDown(st.State) {
+		in.why(ctx, &b, t, st)
 	}
 	b.print(in.Stdout)
 }

@@ -15,10 +15,10 @@ func unlock() Command {
 		Args:    "CONTAINER",
 		Summary: "let the gateway write to its own configuration for a while",
 		Host:    true,
-		Help: `Makes the paths of the profile's [unlock] writable for the gateway's UID, and for nobody else, without a restart. The warden locks
-them again when the time is over, also if it was lost or the host was down meanwhile. What the gateway has written is a generation
-of its own then, which generations lists and rollback can leave. Meanwhile apply and rollback are refused, and restarts do not take
-up what is declared. What is unlocked already gets another end.
+		Help: `Makes the paths of the profile's [unlock] writable for the gateway's UID, and for no other user, without a restart. The
+warden locks them again when the time is over, also if it was lost or the host was down meanwhile. What the gateway has
+written is a generation of its own then, which generations lists and rollback can leave. Meanwhile apply and rollback
+are refused, and restarts do not take up what is declared. What is unlocked already gets another end.
 
   --for D            how long, such as 10m; at most the profile's unlock.max
   --reason TEXT      why, for the receipt, the status and the generation (at most 1024 bytes)
@@ -55,9 +55,9 @@ func lock() Command {
 		Args:    "CONTAINER",
 		Summary: "make the gateway's configuration read-only again, before its time is over",
 		Host:    true,
-		Help: `What the gateway has written while its configuration was unlocked becomes a generation, and the current one, without a restart.
-If it cannot (a link, a special file, more than a generation may hold), the generation before stays current, and what was written
-is kept on the host for you to look at; it is locked all the same.
+		Help: `What the gateway has written while its configuration was unlocked becomes a generation, and the current one, without a
+restart. If it cannot (a link, a special file, more than a generation may hold), the generation before stays current,
+and what was written is kept on the host for you to look at; it is locked all the same.
 
   --reason TEXT      why, for the receipt and the generation (at most 1024 bytes)
   --timeout D        the deadline for it, waiting for its turn included

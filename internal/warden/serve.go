@@ -237,6 +237,7 @@ func (w *Warden) examine(ctx context.Context) *control.Report {
 	counted := w.limits()
 	if g == nil || g.proc.Exited() {
 		rep.Healthy, rep.Code, rep.Message = &no, w.status.Code, w.status.Message
+		rep.Holders = w.holders()
 		return rep
 	}
 	g.before = counted // while it lives: that was not about it
@@ -269,6 +270,20 @@ func (w *Warden) examine(ctx context.Context) *control.Report {
 		return fail(err)
 	}
 	return rep
+}
+
+// holders says who listens on the gateway's addresses while no gateway runs.
+func (w *Warden) holders() string {
+	if w.gateway != nil || len(w.profile.Listen) == 0 {
+		return ""
+	}
+	if err := w.absent(w.profile); err != nil {
+		return code.From(err, code.StageAbsence).Message
+	}
+	if len(w.held) > 0 {
+		return "held for it; nobody else listens there"
+	}
+	return "free: nobody listens there"
 }
 
 // signal delivers a signal that does not end the gateway to exactly its process.
