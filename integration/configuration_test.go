@@ -19,6 +19,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/generation"
+	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -556,5 +557,91 @@ func TestWhatSomebodyEditsBetweenStagingAndTheSwitchIsRefused(t *testing.T) {
 				t.Errorf("status %+v", after)
 			}
 		})
+	}
+}
+
+// nginx as its package installs it, whose configuration names files by absolute paths.
+func TestNginxIsGivenConfigurations(t *testing.T) {
+	p := programNamed(t, "nginx")
+	conf := func(server string) string {
+		return strings.Replace(p.config["nginx.conf"], "\tserver {", "\tinclude /etc/gateway/conf.d/*.conf;\n\tserver {", 1) + server
+	}
+	dir := func(extra, server string) string {
+		d := mountDir(t)
+		if err := os.Mkdir(filepath.Join(d, "conf.d"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(d, "nginx.conf"), conf(server), 0o644)
+		writeFile(t, filepath.Join(d, "conf.d", "extra.conf"), extra, 0o644)
+		return d
+	}
+	made := p.profile(t, profile.ModeTransparent)
+	made.More = mountTable(dir("# nothing\n", ""), "/etc/gateway") + "[[state]]\ntarget = \"/var/lib/gateway\"\n" +
+		"[preflight]\ncommand = [\"" + harness.Nginx + "\", \"-t\", \"-e\", \"stderr\", \"-c\", \"/etc/gateway/nginx.conf\"]\n"
+	c := &configured{t: t, container: run(t, options{profile: made, image: harness.ProgramsImage})}
+	asks := func(what string, then func()) {
+		t.Helper()
+		stop := c.asks()
+		then()
+		if n, refused := stop(); n == 0 || len(refused) != 0 {
+			t.Errorf("%s: of %d connections %d were refused: %v", what, n, len(refused), refused)
+		}
+	}
+	before := c.parked()
+
+	// Broken in a file that is included by its absolute path: nginx -t has to see the whole of the new one.
+	broken := dir("no_such_directive on;\n", "")
+	asks("a broken one, refused", func() {
+		r := c.operator("apply", "--config", broken)
+		if r.Status != code.ExitRefused || !strings.Contains(r.Stderr, `unknown directive "no_such_directive" in /etc/gateway/conf.d/extra.conf:1`) {
+			t.Errorf("apply of a broken one: %v", r)
+		}
+	})
+	if s := c.status(); s.PID != before.PID || s.Generation != 1 {
+		t.Errorf("status %+v", s)
+	}
+
+	asks("a good one", func() {
+		if r := c.operator("apply", "--config", dir("add_header X-Generation two;\n", "")); r.Status != code.ExitOK {
+			t.Errorf("apply of a good one: %v", r)
+		}
+	})
+	if got := c.get("/").Stdout + c.get("/").Stderr; !strings.Contains(got, "pid") {
+		t.Errorf("it answers %q", got)
+	}
+	good := c.status()
+	if good.Generation != 2 || good.PID == before.PID {
+		t.Errorf("status %+v", good)
+	}
+
+	asks("a broken one, forced and rolled back", func() {
+		r := c.operator("apply", "--config", broken, "--skip-preflight", "--json")
+		got := decode[receipt.Receipt](t, r.Stdout)
+		if r.Status != code.ExitRolledBack || got.Generation != 2 || got.Rejected == nil || !strings.Contains(got.Message, "no_such_directive") {
+			t.Errorf("apply of a broken one, forced: %v", r)
+		}
+	})
+	if s := c.status(); s.Generation != 2 || s.Healthy == nil || !*s.Healthy || s.Rejected == nil {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// What a gateway that is down needs to be told of is on one screen.
+func TestTheStatusOfAGatewayThatIsDownTellsWhy(t *testing.T) {
+	c := runConfigured(t, func(p *harness.Profile) { p.Restart = "policy = \"never\"" })
+	c.mustApply("OPTIONS=\"--say fine --exit-after 700ms --exit-code 9\"\n# valid\n")
+	down := c.waitFor("it is down", func(s receipt.Status) bool { return s.State == receipt.FailedSt })
+	c.takes(harness.GatewayAddress)
+	r := c.operator("status")
+	for _, want := range []string{
+		"state      failed\n", "exited unasked", "  fine\n", "addresses  ", "is held by process", "nothing of its configuration since it was last proven",
+		"gatewarden rollback " + c.name(), "generations " + c.name() + " --diff 2",
+	} {
+		if !strings.Contains(r.Stdout+r.Stderr, want) {
+			t.Errorf("the status does not say %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%+v\n%v", down, r)
 	}
 }
