@@ -17,9 +17,10 @@ import (
 type Config struct {
 	ProfileDir string // profiles, NAME.toml
 	RunDir     string // sockets and live state, NAMESPACE/ID
-	StateDir   string // journals and [[state]] directories, NAMESPACE/ID
+	StateDir   string // the audit log; journals and [[state]] directories, NAMESPACE/ID
 	LogDir     string // gateway logs, NAMESPACE/ID
 	Hook       string // the hook's binary, which the plugin puts into the bundle; if absent there, it is beside the shim
+	AuditKey   string // private key that signs receipts; "": they are not signed
 }
 
 // DefaultPath is where Load looks when it is given no path.
@@ -77,6 +78,7 @@ func Parse(file string, data []byte) (Config, error) {
 	readPath(root.Get("state_dir"), &c.StateDir)
 	readPath(root.Get("log_dir"), &c.LogDir)
 	readPath(root.Get("hook"), &c.Hook)
+	readPath(root.Get("audit_key"), &c.AuditKey)
 	// The run directory's entries are removed with the container; nothing that is to last may be there.
 	run, state, log := root.Get("run_dir"), root.Get("state_dir"), root.Get("log_dir")
 	if c.StateDir == c.RunDir {

@@ -32,13 +32,14 @@ func TestWhatTheFileDoesNotSayHasTheDefault(t *testing.T) {
 	if c, err := Parse("c", []byte("version = 1\n")); err != nil || c != want {
 		t.Errorf("got %+v, %v", c, err)
 	}
-	want = Config{ProfileDir: "/a", RunDir: "/b", StateDir: "/c", LogDir: "/d", Hook: "/e/f"}
+	want = Config{ProfileDir: "/a", RunDir: "/b", StateDir: "/c", LogDir: "/d", Hook: "/e/f", AuditKey: "/g"}
 	c, err := Parse("c", []byte(`version = 1
 profile_dir = "/a"
 run_dir = "/b"
 state_dir = "/c"
 log_dir = "/d"
 hook = "/e/f"
+audit_key = "/g"
 `))
 	if err != nil || c != want {
 		t.Errorf("got %+v, %v", c, err)
@@ -62,7 +63,7 @@ config.toml:4:13: state_dir: must not be the root directory
 config.toml:5:11: log_dir: is empty; an absolute path is needed
 config.toml:6:1: hooks: unknown key; did you mean "hook"?
 config.toml:7:8: hook: must be a string in quotes, not the number 7
-config.toml:8:2: gateway: unknown key; known here: version, profile_dir, run_dir, state_dir, log_dir, hook`
+config.toml:8:2: gateway: unknown key; known here: version, profile_dir, run_dir, state_dir, log_dir, hook, audit_key`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}

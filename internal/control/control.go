@@ -82,9 +82,13 @@ const (
 // MaxUnlock is the longest time that a configuration can be unlocked at once.
 const MaxUnlock = 24 * time.Hour
 
+// Recorded is the kind of an Event that says that a receipt was added to the journal. It may come late, so that what it makes
+// others do takes no time of a restart.
+const Recorded = "receipt"
+
 // Event is a change of the gateway that watchers see.
 type Event struct {
-	Kind     string    `json:"kind"` // "running", "exited", "failed", or the present state's name for the first event
+	Kind     string    `json:"kind"` // "running", "exited", "failed", Recorded, or the present state's name for the first event
 	PID      int       `json:"pid"`
 	ExitCode int       `json:"exit_code"` // 128+signal when a signal ended it
 	Time     time.Time `json:"time"`

@@ -68,6 +68,7 @@ type Paths struct {
 	RunDir     string `json:"run_dir"`
 	StateDir   string `json:"state_dir"`
 	LogDir     string `json:"log_dir"`
+	AuditKey   string `json:"audit_key,omitempty"` // "": receipts are not signed
 }
 
 // Container names the container instance.
@@ -129,6 +130,9 @@ func (i Install) validate() error {
 	if i.RuntimeRoot != "" {
 		paths["runtime_root"] = i.RuntimeRoot
 	}
+	if i.Config.AuditKey != "" {
+		paths["config.audit_key"] = i.Config.AuditKey
+	}
 	for name, p := range paths {
 		if !filepath.IsAbs(p) {
 			return fmt.Errorf("%s %.200q is not an absolute path", name, p)
@@ -143,5 +147,5 @@ func (i Install) validate() error {
 }
 
 func paths(c config.Config) Paths {
-	return Paths{ProfileDir: c.ProfileDir, RunDir: c.RunDir, StateDir: c.StateDir, LogDir: c.LogDir}
+	return Paths{ProfileDir: c.ProfileDir, RunDir: c.RunDir, StateDir: c.StateDir, LogDir: c.LogDir, AuditKey: c.AuditKey}
 }

@@ -1,4 +1,6 @@
-// Package journal keeps a container's receipts in a file, one JSON object per line, bounded in size.
+// Package journal is a container's receipts in a file, one JSON object per line, bounded in size. The lines are chained: see
+// package chain for their form, and package notary for how they are written and verified. What reads the journal here does
+// not check the chain.
 package journal
 
 import (
@@ -11,92 +13,15 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/gatewarden/gatewarden/internal/chain"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
-const (
-	// maxLine bounds one receipt with its newline, in bytes.
-	maxLine = 64 << 10
-	// maxFile bounds one file: with path.1 the journal takes twice as much. It is some thousand receipts.
-	maxFile = 4 << 20
-)
+// maxFile bounds one file: with path.1 the journal takes twice as much. It is some thousand receipts.
+const maxFile = 4 << 20
 
-// Append adds r to the journal at path, which is created if needed (mode 0600; its directory must exist). A file that is
-// full is renamed to path.1 first, and the one before it goes. There must be one appender at a time: the warden.
-//
-// The line is written by one write(2), so that a reader sees all of it or, if the machine fails meanwhile, a torn end that
-// Read leaves out and the next Append closes with a newline. There is no fdatasync: it would put a disk's latency into
-// every restart. A receipt survives the death of any process, and may be lost with the machine's power.
-func Append(path string, r *receipt.Receipt) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("cannot encode receipt %s: %w", r.ID, err)
-	}
-	line = append(line, '\n')
-	if len(line) > maxLine {
-		return fmt.Errorf("cannot add receipt %s to journal %s: it is longer than %d bytes", r.ID, path, maxLine)
-	}
-	// A second round is needed only after a rotation.
-	for range 2 {
-		f, size, err := open(path, os.O_RDWR|os.O_APPEND|os.O_CREATE)
-		if err != nil {
-			return fmt.Errorf("cannot add receipt %s: %w", r.ID, err)
-		}
-		if size+int64(len(line))+1 > maxFile {
-			f.Close()
-			if err := os.Rename(path, path+".1"); err != nil {
-				return fmt.Errorf("cannot rotate journal: %w", err)
-			}
-			continue
-		}
-		err = appendTo(f, size, line)
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return fmt.Errorf("cannot add receipt %s to journal %s: %w", r.ID, path, err)
-		}
-		return nil
-	}
-	return fmt.Errorf("cannot add receipt %s: journal %s is full again right after its rotation", r.ID, path)
-}
-
-func appendTo(f *os.File, size int64, line []byte) error {
-	if size > 0 {
-		var end [1]byte
-		if _, err := f.ReadAt(end[:], size-1); err != nil {
-			return err
-		}
-		if end[0] != '\n' { // torn
-			line = append([]byte{'\n'}, line...)
-		}
-	}
-	if _, err := f.Write(line); err != nil {
-		// What a full disk took of it is no receipt. If this fails too, it is one more torn line.
-		f.Truncate(size)
-		return err
-	}
-	return nil
-}
-
-// open refuses what is not a regular file, and links.
-func open(path string, flags int) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if err != nil {
-		return nil, 0, fmt.Errorf("cannot open journal: %w", err)
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file (%v); remove it", path, info.Mode())
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, fmt.Errorf("cannot open journal: %w", err)
-	}
-	return f, info.Size(), nil
-}
+// Log gives the journal at path as a chained log. Its only writer is the container's warden.
+func Log(path string) chain.Log { return chain.Log{Path: path, MaxFile: maxFile, Old: 1} }
 
 // SkippedError says that a journal has lines that are no receipts: torn by a crash or a full disk, or written by a later
 // version. The receipts that Read returns with it are good.
@@ -139,9 +64,68 @@ func Read(path string, n int) ([]receipt.Receipt, error) {
 	return all, nil
 }
 
+// Newest gives the sequence number of the last line of the journal at path; 0 if there is none.
+func Newest(path string) uint64 {
+	var last uint64
+	err := after(path, func(link chain.Link, _ []byte) bool {
+		last = link.Seq
+		return false
+	})
+	if err != nil {
+		return 0
+	}
+	return last
+}
+
+// Line is a receipt as it stands in the journal.
+type Line struct {
+	Seq uint64
+	receipt.Receipt
+	Text []byte // the whole line, without its newline
+}
+
+// After gives the receipts that come after the line with sequence number seq, oldest first, and at most max of them: then
+// the newest. It reads no more of the files than that.
+func After(path string, seq uint64, max int) ([]Line, error) {
+	var found []Line
+	err := after(path, func(link chain.Link, text []byte) bool {
+		if link.Seq <= seq || len(found) == max {
+			return false
+		}
+		if r, err := parseLine(text); err == nil {
+			found = append(found, Line{link.Seq, r, bytes.Clone(text)})
+		}
+		return true
+	})
+	slices.Reverse(found)
+	return found, err
+}
+
+// after calls fn with the lines of the chain, newest first, until it returns false.
+func after(path string, fn func(chain.Link, []byte) bool) error {
+	files, err := Log(path).OpenAll()
+	if err != nil {
+		return fmt.Errorf("cannot read journal: %w", err)
+	}
+	defer chain.CloseAll(files)
+	more := true
+	for _, f := range files {
+		err := chain.Backward(f, f.Info.Size(), maxFile, func(text []byte, _ int64, _ bool) bool {
+			if _, link, err := chain.Split(text); err == nil {
+				more = fn(link, text)
+			}
+			return more
+		})
+		if err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
 // readFile gives the last n receipts of one file, and what file it was; nothing if it is the same as not.
 func readFile(path string, n int, not fs.FileInfo, skipped *SkippedError) ([]receipt.Receipt, fs.FileInfo, error) {
-	f, _, err := open(path, os.O_RDONLY)
+	f, err := chain.Open(path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
@@ -149,10 +133,7 @@ func readFile(path string, n int, not fs.FileInfo, skipped *SkippedError) ([]rec
 		return nil, nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read journal %s: %w", path, err)
-	}
+	info := f.Info
 	if not != nil && os.SameFile(info, not) {
 		return nil, info, nil
 	}
@@ -197,8 +178,8 @@ func parse(b []byte, n int, skipped *SkippedError) []receipt.Receipt {
 // parseLine reads one receipt. Unknown fields are allowed: a later version may add some.
 func parseLine(line []byte) (receipt.Receipt, error) {
 	var r receipt.Receipt
-	if len(line) >= maxLine {
-		return r, fmt.Errorf("a line is longer than %d bytes", maxLine)
+	if len(line) >= chain.MaxLine {
+		return r, fmt.Errorf("a line is longer than %d bytes", chain.MaxLine)
 	}
 	if err := json.Unmarshal(line, &r); err != nil {
 		return r, fmt.Errorf("a line is not a receipt: %w", err)

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/gatewarden/gatewarden/internal/code"
-	"github.com/gatewarden/gatewarden/internal/journal"
+	"github.com/gatewarden/gatewarden/internal/journal/journaltest"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -19,9 +19,7 @@ func TestReceiptsAreReadWithoutAWarden(t *testing.T) {
 	failed := replaced()
 	failed.ID, failed.Outcome, failed.Code, failed.New, failed.Reason = "r2", receipt.Failed, code.ProbeFailed, nil, "new\ntoken"
 	for _, r := range []*receipt.Receipt{first, failed} {
-		if err := journal.Append(path, r); err != nil {
-			t.Fatal(err)
-		}
+		journaltest.Append(t, path, r)
 	}
 	exit, stdout, stderr := h.run("receipts", "web")
 	want(t, exit, code.ExitOK, stdout, "ACTION", "  start    replaced  845      ", "  restart  failed    812 → -  11.2 ms  -  ", "probe_failed; new token\n")

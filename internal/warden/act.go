@@ -18,7 +18,6 @@ import (
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
 	"github.com/gatewarden/gatewarden/internal/generation"
-	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -120,19 +119,13 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 	r.Millis.Total = millis(time.Since(a.asof))
 	w.status.Last = r
 	failpoint.Hit(w.dir, "receipt")
-	if err := journal.Append(w.journal(), r); err != nil {
-		// The action stands: a full disk must not keep a gateway down. The client and the status have the receipt all the same.
-		w.log.Error("cannot record the receipt", "receipt", r.ID, "err", err)
-		if r.Message != "" {
-			r.Message += "; "
-		}
-		r.Message += fmt.Sprintf("this receipt is not in the journal: %v", err)
-	}
+	w.keep(r)
 	w.recent.add(a.request, r)
 	w.acting = nil
 	w.tidy.Reset(tidyDelay)
 	w.publish()
 	w.remember(w.gateway)
+	w.watchers.tellSoon(control.Event{Kind: control.Recorded, Time: time.Now()})
 }
 
 func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) error {

@@ -281,6 +281,9 @@ func (w *Warden) recall(m *memo.Memo) (answered bool) {
 	if last := m.Status.Last; last != nil && !slices.ContainsFunc(all, func(r receipt.Receipt) bool { return r.ID == last.ID }) {
 		all = append(all, *last)
 	}
+	if r := w.unfinished(m, all); r != nil {
+		all = append(all, *r)
+	}
 	for i := range all {
 		w.recent.add(all[i].RequestID, &all[i])
 		w.status.Last = &all[i]

@@ -1,14 +1,19 @@
 package warden
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/audit"
 	"github.com/gatewarden/gatewarden/internal/journal"
+	"github.com/gatewarden/gatewarden/internal/journal/journaltest"
 	"github.com/gatewarden/gatewarden/internal/memo"
+	"github.com/gatewarden/gatewarden/internal/notary"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -119,9 +124,7 @@ func TestASuccessorKnowsAReceiptThatTheJournalHadNoRoomFor(t *testing.T) {
 	} {
 		w := running(t)
 		for i := range c.journal {
-			if err := journal.Append(w.journal(), &c.journal[i]); err != nil {
-				t.Fatal(err)
-			}
+			journaltest.Append(t, w.journal(), &c.journal[i])
 		}
 		m := &memo.Memo{Status: receipt.Status{Last: c.last}, Recovery: memo.Recovery{Pending: &memo.Pending{ID: "2"}}}
 		if answered := w.recall(m); !answered || w.status.Last == nil || w.status.Last.ID != c.want {
@@ -132,5 +135,62 @@ func TestASuccessorKnowsAReceiptThatTheJournalHadNoRoomFor(t *testing.T) {
 				t.Errorf("%s: request %s finds %+v", c.name, request, r)
 			}
 		}
+	}
+}
+
+// A warden that is lost between the two logs has finished its action: its successor must not make a second receipt of it.
+func TestASuccessorPutsIntoTheJournalWhatOnlyTheAuditLogHas(t *testing.T) {
+	w := running(t)
+	journaltest.Append(t, w.journal(), &receipt.Receipt{Version: 1, ID: "1"})
+	body, err := json.Marshal(&receipt.Receipt{Version: 1, ID: "2", RequestID: "two", Outcome: receipt.Replaced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := notary.Append(audit.Log(w.rec.Config.StateDir), nil, body, notary.Patience); err != nil {
+		t.Fatal(err)
+	}
+	if m := (&memo.Memo{Recovery: memo.Recovery{Pending: &memo.Pending{ID: "3"}}}); w.recall(m) {
+		t.Error("a receipt that nobody wrote is found")
+	}
+	m := &memo.Memo{Recovery: memo.Recovery{Pending: &memo.Pending{ID: "2"}}}
+	if !w.recall(m) || w.status.Last.ID != "2" || w.recent.find("two") == nil {
+		t.Errorf("the last is %+v", w.status.Last)
+	}
+	for range 2 { // the second successor finds it in the journal
+		all, err := journal.Read(w.journal(), 0)
+		if err != nil || len(all) != 2 || all[1].ID != "2" || all[1].Outcome != receipt.Replaced {
+			t.Fatalf("the journal has %+v, %v", all, err)
+		}
+		w.recall(m)
+	}
+}
+
+func TestAReceiptThatCannotBeWrittenDownSaysWhere(t *testing.T) {
+	w := running(t)
+	if err := os.Mkdir(audit.Log(w.rec.Config.StateDir).Path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := &receipt.Receipt{Version: 1, ID: "1", Message: "it was so"}
+	w.keep(r)
+	if want := "it was so; this receipt is not in the audit log: "; !strings.HasPrefix(r.Message, want) || strings.Contains(r.Message, "not in the journal") {
+		t.Errorf("the message is %q", r.Message)
+	}
+	all, err := journal.Read(w.journal(), 0)
+	if err != nil || len(all) != 1 || all[0].Message != r.Message {
+		t.Errorf("the journal has %+v, %v", all, err)
+	}
+}
+
+func TestAKeyThatCannotBeReadLeavesReceiptsUnsigned(t *testing.T) {
+	w := running(t)
+	w.rec.Config.AuditKey = "/no/such/key"
+	w.readKey()
+	r := &receipt.Receipt{Version: 1, ID: "1"}
+	w.keep(r)
+	if w.key != nil || r.Message != "" {
+		t.Errorf("%x, %q", w.key, r.Message)
+	}
+	if rep, err := notary.Verify(journal.Log(w.journal()), notary.Options{}); err != nil || !rep.Intact || rep.Lines != 1 || rep.Signed != 0 {
+		t.Errorf("%+v, %v", rep, err)
 	}
 }

@@ -5,7 +5,7 @@
 // snapshot that run publishes. So there are no locks around the truth, and no two actions at a time.
 //
 // The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
-// to its receipt; overlap.go is one whose two gateways overlap; gateway.go is the
+// to its receipt; receipts.go writes that down; overlap.go is one whose two gateways overlap; gateway.go is the
 // gateway and the standby; members.go finds the container's processes; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
 // follows an unasked exit; limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
 // warden leaves to a successor and takes from one; place.go keeps the run directory; status.go is what the outside sees.
@@ -13,6 +13,7 @@ package warden
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -81,7 +82,8 @@ type Warden struct {
 	launcher *os.File                    // the launcher's executable
 	joiner   atomic.Pointer[join.Joiner] // started ahead of the first launcher; nil: none
 	out      *gatewaylog.Writer
-	stdout   *os.File // the gateway's ends of its FIFOs
+	key      ed25519.PrivateKey // that signs receipts; nil: they are not signed
+	stdout   *os.File           // the gateway's ends of its FIFOs
 	stderrF  *os.File
 	pumps    []*gatewaylog.Pump
 	held     []*held.Socket         // owned by run, once that runs
@@ -186,6 +188,7 @@ func open(dir, version string) (w *Warden, err error) {
 			made.close() // w is nil by then
 		}
 	}()
+	w.readKey()
 	if w.memo, err = memo.Read(dir); err != nil {
 		// Another version's, or torn: without it the gateway can't be told from a leftover of its, and is replaced.
 		w.log.Error("cannot read what the warden before this one left", "err", err)
