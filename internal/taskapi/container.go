@@ -2,6 +2,7 @@ package taskapi
 
 import (
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/install"
+	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/virtualexec"
 )
 
@@ -37,7 +39,7 @@ const exitGrace = time.Second
 func newContainer(namespace, id, bundle string, settings settings, events *publisher) *container {
 	c := &container{namespace: namespace, id: id, bundle: bundle, settings: settings, execs: map[string]*virtualexec.Process{}}
 	c.events = events.open(id, c.initExited)
-	c.gateway = newGateway(c.runDir(), c.events, func() error { return install.Revive(settings.Hook, c.runDir(), 0) })
+	c.gateway = newGateway(c.runDir(), filepath.Join(settings.StateDir, namespace, id, journal.Name), c.events, func() error { return install.Revive(settings.Hook, c.runDir(), 0) })
 	return c
 }
 

@@ -144,6 +144,19 @@ func (l *lane) ended(exit *eventsapi.TaskExit) {
 	_ = l.own(exit, -1)
 }
 
+// recorded publishes what was written down of the gateway. It has no place among the events of processes, but for the container's
+// create, and may come after the init's exit.
+func (l *lane) recorded(topic string, event events.Event) {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	it := item{l.p.ctx, topic, event}
+	if !l.created {
+		l.early = append(l.early, it)
+		return
+	}
+	l.push(it)
+}
+
 func (l *lane) own(event events.Event, children int) error {
 	l.p.mu.Lock()
 	defer l.p.mu.Unlock()

@@ -47,6 +47,7 @@ type gateway struct {
 	revive func() error // starts a warden in the place of one that was lost
 	events *lane
 	ctx    context.Context // of the watch
+	told   *receipts       // what its warden has recorded
 	cancel context.CancelFunc
 	poke   chan struct{} // ends a pause between two attempts
 
@@ -66,8 +67,8 @@ type process struct {
 	exits  int
 }
 
-func newGateway(dir string, events *lane, revive func() error) *gateway {
-	g := &gateway{dir: dir, revive: revive, events: events, poke: make(chan struct{}, 1), changed: make(chan struct{})}
+func newGateway(dir, journal string, events *lane, revive func() error) *gateway {
+	g := &gateway{dir: dir, revive: revive, events: events, told: newReceipts(journal, events), poke: make(chan struct{}, 1), changed: make(chan struct{})}
 	g.ctx, g.cancel = context.WithCancel(events.p.ctx)
 	return g
 }
@@ -83,9 +84,15 @@ func (g *gateway) follow() {
 			if m.Event == nil {
 				return
 			}
-			g.observe(*m.Event, first)
+			if first || m.Event.Kind == control.Recorded {
+				g.told.publish()
+			}
+			if m.Event.Kind != control.Recorded {
+				g.observe(*m.Event, first)
+			}
 			first, retry = false, firstRetry
 		})
+		g.told.publish() // what a warden had no time to tell of
 		if g.ctx.Err() != nil {
 			return
 		}
