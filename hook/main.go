@@ -4,7 +4,7 @@
 //	gatewarden-hook version
 //
 // The other modes are its own: "warden DIR" is the supervisor of one container, "join" puts a launcher into it, and
-// "init" is libcontainer's half of that, inside the container's namespaces.
+// "init" is libcontainer's half of that, inside the container's namespaces; "verify" is `gatewarden audit verify`.
 package main
 
 import (
@@ -57,6 +57,8 @@ func run(args []string) int {
 		return warden.Main(args[1], version.Version)
 	case "join":
 		return join.Main()
+	case "verify":
+		return verify(args[1:], os.Stdout, os.Stderr)
 	}
 	return usage()
 }

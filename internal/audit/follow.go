@@ -18,8 +18,8 @@ import (
 
 // Gap stands for lines that were rotated away before they could be read.
 type Gap struct {
-	From uint64 `json:"from"` // the first of them; 0: it is not known which, because the receipt to begin after is gone
-	To   uint64 `json:"to"`   // the last of them
+	From uint64 `json:"from,omitempty"` // the first of them; 0: it is not known which, because the receipt to begin after is gone
+	To   uint64 `json:"to"`             // the last of them
 }
 
 // UnknownError says that no line of the log has a receipt with that id, and that none was ever rotated away.

@@ -577,7 +577,7 @@ func TestSignaturesThatEndAreToldWithTheirBeginning(t *testing.T) {
 	}
 	add(t, log, key, 1)
 	r := verify(t, log, opt)
-	if b := r.Broken; b == nil || b.Kind != Unsigned || b.Line != 6 || b.Seq != 6 || !strings.Contains(b.Found, "default/web, 2026-11-26T01:02:03Z") || r.Lines != 7 {
+	if b := r.Broken; b == nil || b.Kind != Unsigned || b.Line != 6 || b.Seq != 6 || !strings.Contains(b.Found, "\"default/web\", 2026-11-26T01:02:03Z") || r.Lines != 7 {
 		t.Errorf("%+v %+v", r, b)
 	}
 	for _, o := range []Options{{}, {Keys: opt.Keys, AllowUnsigned: true}} {

@@ -359,7 +359,7 @@ func about(body []byte) string {
 	if json.Unmarshal(body, &r) != nil || r.Container.ID == "" {
 		return ""
 	}
-	return fmt.Sprintf(" (%.80s/%.80s, %s)", r.Container.Namespace, r.Container.ID, r.Time.UTC().Format(time.RFC3339))
+	return fmt.Sprintf(" (%.160q, %s)", r.Container.Namespace+"/"+r.Container.ID, r.Time.UTC().Format(time.RFC3339))
 }
 
 // finish judges the end of the log.

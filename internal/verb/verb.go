@@ -63,7 +63,10 @@ type Invocation struct {
 
 // commands are the verbs that Run knows, in the order in which help lists them.
 func commands(env Env) []Command {
-	all := []Command{ps(), status(), restart(), recoverVerb(), apply(), rollback(), generations(), unlock(), lock(), probe(), logs(), receipts(), upgradeWarden()}
+	all := []Command{
+		ps(), status(), restart(), recoverVerb(), apply(), rollback(), generations(), unlock(), lock(),
+		probe(), logs(), receipts(), events(), auditVerb(), upgradeWarden(),
+	}
 	all = append(all, env.More...)
 	if env.Target != nil {
 		all = slices.DeleteFunc(all, func(c Command) bool { return c.Host })
