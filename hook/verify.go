@@ -21,7 +21,7 @@ import (
 )
 
 // verify is `gatewarden audit verify`, which has looked up what is to be verified: each LOG is "audit:", "journal:" or "file:"
-// and an absolute path.
+// and an absolute path. Without any it tells whether the keys can be used.
 func verify(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("verify", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -31,7 +31,7 @@ func verify(args []string, stdout, stderr io.Writer) int {
 	var public, private []string
 	flags.Func("public-key", "", func(s string) error { public = append(public, s); return nil })
 	flags.Func("key", "", func(s string) error { private = append(private, s); return nil })
-	if flags.Parse(args) != nil || flags.NArg() == 0 {
+	if flags.Parse(args) != nil || flags.NArg()+len(public)+len(private) == 0 {
 		return usage()
 	}
 	if err := install.Harden(); err != nil {

@@ -216,6 +216,7 @@ var restartPoints = []restartPoint{
 	{code.StageProbe, "probe", "while probing"},
 	{code.StageReceipt, "proven", "the successor is proven"},
 	{code.StageReceipt, "receipt", "before the receipt is written"},
+	{code.StageReceipt, "audited", "the receipt is in the audit log and not yet in the journal"},
 }
 
 var update = flag.Bool("update", false, "write the documents that are made from the tests")

@@ -140,7 +140,7 @@ func wardenRows() []fault {
 	for _, p := range restartPoints {
 		begun = begun || p.point == "launched"
 		message := ""
-		if begun {
+		if begun && p.point != "audited" { // the lost warden's own receipt has nothing to say
 			message = "gateway … of …: process …, which the lost warden had started, was proven and adopted"
 		}
 		for _, client := range []string{"gatewarden", "exec"} {

@@ -233,6 +233,13 @@ func (h *Host) UseHook(path string) error {
 	return os.WriteFile(h.ConfigFile, []byte(settings), 0o644)
 }
 
+// UseAuditKey makes the containers that are created from now on sign their receipts with the key at path, until UseHook is
+// called.
+func (h *Host) UseAuditKey(path string) error {
+	settings := fmt.Sprintf(gatewardenConfig, h.ProfileDir, h.RunDir, h.StateDir, h.LogDir, h.Bin("gatewarden-hook"))
+	return os.WriteFile(h.ConfigFile, fmt.Appendf([]byte(settings), "audit_key   = %q\n", path), 0o644)
+}
+
 // FailpointsHook is the hook's program built with failpoints.
 func (h *Host) FailpointsHook() string { return h.testProgram("gatewarden-hook-failpoints") }
 

@@ -60,6 +60,7 @@ func Examine(ctx context.Context, h Host) []Finding {
 	all = append(all, paths(h)...)
 	all = append(all, profiles(h.Config.ProfileDir)...)
 	all = append(all, hook(ctx, h))
+	all = append(all, auditKey(ctx, h)...)
 	all = append(all, shim(ctx, h))
 	all = append(all, containerd(ctx, h, daemon)...)
 	all = append(all, wardens(ctx, h)...)

@@ -251,6 +251,31 @@ func TestProgramsMustBeRootsAndOfOneVersion(t *testing.T) {
 	check(t, shim(t.Context(), h), OK, dir+"/"+shimName)
 }
 
+func TestTheAuditKeyIsJudgedWhenThereIsToBeOne(t *testing.T) {
+	dir := trustedDir(t)
+	h := Host{Config: config.Default()}
+	if got := auditKey(t.Context(), h); got != nil {
+		t.Errorf("%+v", got)
+	}
+	h.Config.Hook = filepath.Join(dir, "hook")
+	// It says what the hook's program says of a key.
+	write(t, h.Config.Hook, "#!/bin/sh\ntest \"$1 $2\" = 'verify --key' || exit 2\ngrep -q good \"$3\" || { echo 'no key' >&2; exit 3; }\n", 0o755)
+	for name, c := range map[string]struct {
+		content string
+		mode    os.FileMode
+		level   Level
+		part    string
+	}{
+		"good": {"good", 0o600, OK, dir + "/good"}, "open": {"good", 0o640, Fail, "chmod 0600 " + dir + "/open"}, "bad": {"x", 0o600, Fail, "no key"},
+	} {
+		h.Config.AuditKey = filepath.Join(dir, name)
+		write(t, h.Config.AuditKey, c.content, c.mode)
+		check(t, auditKey(t.Context(), h)[0], c.level, c.part)
+	}
+	h.Config.AuditKey = filepath.Join(dir, "absent")
+	check(t, auditKey(t.Context(), h)[0], Fail, "openssl genpkey -algorithm ed25519 -out "+h.Config.AuditKey)
+}
+
 func TestContainerdIsFoundByItsSocketAndJudgedByItsOwnPath(t *testing.T) {
 	dir := trustedDir(t)
 	h := Host{Version: "1.2.3", Address: dir + "/c.sock"}

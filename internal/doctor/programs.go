@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/trusted"
 )
 
@@ -32,6 +33,34 @@ func hook(ctx context.Context, h Host) Finding {
 		path = beside
 	}
 	return program(ctx, f, path, h.Version, "version")
+}
+
+// maxKey bounds the audit key's file, in bytes.
+const maxKey = 16 << 10
+
+// auditKey judges the key that is to sign receipts, if there is to be one. A container starts without it all the same, and what
+// is then recorded is not signed. Whether it is a key is told by the hook's program, which has the cryptography.
+func auditKey(ctx context.Context, h Host) []Finding {
+	path := h.Config.AuditKey
+	if path == "" {
+		return nil
+	}
+	f := Finding{Area: "permissions", Name: "audit_key", Level: OK, Detail: path}
+	const otherwise = "; then replace the wardens that have not read it: gatewarden upgrade-warden"
+	if _, err := trusted.ReadSecret(path, maxKey); err != nil {
+		f.Level, f.Detail = Fail, "receipts are not signed: "+oneLine(err)
+		f.Remedy = cures(err, "openssl genpkey -algorithm ed25519 -out "+path+" && chmod 0600 "+path) + otherwise
+		return []Finding{f}
+	}
+	program, err := install.HookPath(h.Config.Hook)
+	if err == nil {
+		_, err = output(ctx, program, "verify", "--key", path)
+	}
+	if err != nil {
+		f.Level, f.Detail = Fail, "receipts are not signed: "+oneLine(err)
+		f.Remedy = "make another: openssl genpkey -algorithm ed25519 -out " + path + " && chmod 0600 " + path + otherwise
+	}
+	return []Finding{f}
 }
 
 // shim looks for the shim where a user of this PATH, or this program's directory, would have it. Which one containerd
