@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -146,15 +147,14 @@ type end struct {
 
 // endOf looks for the last line of the log whose newest file f has size bytes.
 func endOf(log chain.Log, f chain.File, size int64) (end, error) {
-	e := end{link: chain.Link{Seq: 1, Prev: chain.Start}}
 	t, err := tailOf(f, size, log.MaxFile)
 	if err != nil {
 		return end{}, err
 	}
-	gap := t.gap
-	e.open = t.open
+	gap, number := t.gap, uint64(0)
+	e := end{open: t.open}
 	if t.line == nil {
-		e.link.File = 1
+		number = 1
 		older, err := chain.Open(log.Numbered(1), os.O_RDONLY)
 		if err == nil {
 			defer older.Close()
@@ -162,18 +162,25 @@ func endOf(log chain.Log, f chain.File, size int64) (end, error) {
 				return end{}, err
 			}
 			gap = append(t.gap, gap...)
-			e.link.File = fileNumber(older) + 1
+			number = fileNumber(older) + 1
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return end{}, err
 		}
 	}
+	e.link = t.next(gap, number)
+	return e, nil
+}
+
+// next gives the link of the line that follows t's and the gap after that. number is that of the file that it begins, or 0.
+func (t tail) next(gap []byte, number uint64) chain.Link {
+	link := chain.Link{Seq: 1, Prev: chain.Start, File: number}
 	if t.line != nil {
-		e.link.Seq, e.link.Prev = t.link.Seq+1, hash(t.line)
+		link.Seq, link.Prev = t.link.Seq+1, hash(t.line)
 	}
 	if len(gap) > 0 {
-		e.link.Torn = &chain.Torn{Bytes: int64(len(gap)), SHA256: hash(gap)}
+		link.Torn = &chain.Torn{Bytes: int64(len(gap)), SHA256: hash(gap)}
 	}
-	return e, nil
+	return link
 }
 
 // tail is how a file ends.
@@ -185,7 +192,7 @@ type tail struct {
 }
 
 // tailOf looks at no more than limit bytes, or little more.
-func tailOf(f chain.File, size, limit int64) (tail, error) {
+func tailOf(f io.ReaderAt, size, limit int64) (tail, error) {
 	var t tail
 	from := size // where the gap begins
 	first := true

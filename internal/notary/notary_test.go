@@ -664,7 +664,7 @@ func TestKeysAreReadAsOpensslWritesThem(t *testing.T) {
 	}
 }
 
-// FuzzVerify gives a file of anything to the verifier, and to the next append.
+// FuzzVerify gives anything to the verifier, and to the next append.
 func FuzzVerify(f *testing.F) {
 	key, pub := keys(1)
 	log := newLog(f)
@@ -675,37 +675,43 @@ func FuzzVerify(f *testing.F) {
 	f.Add(append(bytes.Clone(good), `{"id":`...))
 	f.Add(append(bytes.Clone(good), "\n\n\x00"...))
 	f.Add([]byte("{}\n"))
+	log = chain.Log{Path: "/log", MaxFile: 1 << 20, Old: 3}
+	look := func(data []byte) *verification {
+		v := newVerification(log, Options{Keys: []ed25519.PublicKey{pub}})
+		v.files(log, [][]byte{data}, []string{log.Path})
+		return v
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if len(data) > 1<<18 {
-			return
-		}
-		log := newLog(t)
-		write(t, log.Path, data)
-		opt := Options{Keys: []ed25519.PublicKey{pub}}
-		before, err := verifyOnce(log, opt)
-		if err != nil {
-			t.Fatal(err)
-		}
+		before := look(data)
 		if before.Intact != (before.Broken == nil) || before.Lines > bytes.Count(data, []byte("\n"))+1 {
 			t.Fatalf("%+v", before)
 		}
 		if _, err := json.Marshal(before.Report); err != nil {
 			t.Fatal(err)
 		}
-		link, err := Append(log, key, []byte(`{"id":"next"}`), time.Second)
+		// What Append does, without files.
+		end, err := tailOf(bytes.NewReader(data), int64(len(data)), int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		after, err := verifyOnce(log, opt)
+		number := uint64(0)
+		if end.line == nil {
+			number = 1
+		}
+		line, err := seal([]byte(`{"id":"next"}`), end.next(end.gap, number), key)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if end.open {
+			line = append([]byte("\n"), line...)
+		}
+		after := look(append(append(bytes.Clone(data), line...), '\n'))
 		// What was intact stays so; what was broken is not mended by an append.
 		if before.Intact != after.Intact {
-			t.Fatalf("before: %+v; after seq %d: %+v, %+v", before, link.Seq, after, after.Broken)
+			t.Fatalf("before: %+v; after: %+v, %+v", before, after, after.Broken)
 		}
-		if after.Intact && (after.Lines != before.Lines+1 || after.LastSeq != link.Seq) {
-			t.Fatalf("%d lines, then %d; seq %d, %d", before.Lines, after.Lines, link.Seq, after.LastSeq)
+		if after.Intact && (after.Lines != before.Lines+1 || after.LastSeq != before.LastSeq+1) {
+			t.Fatalf("%d lines up to %d, then %d up to %d", before.Lines, before.LastSeq, after.Lines, after.LastSeq)
 		}
 	})
 }

@@ -108,9 +108,14 @@ type place struct {
 	line int
 }
 
-func verifyOnce(log chain.Log, opt Options) (*verification, error) {
+func newVerification(log chain.Log, opt Options) *verification {
 	v := &verification{opt: opt, seen: map[uint64]bool{}}
 	v.Log, v.Notes, v.Verified = log.Path, []string{}, len(opt.Keys) > 0
+	return v
+}
+
+func verifyOnce(log chain.Log, opt Options) (*verification, error) {
+	v := newVerification(log, opt)
 	files, err := log.OpenAll()
 	if err != nil {
 		return v, err
@@ -135,6 +140,12 @@ func verifyOnce(log chain.Log, opt Options) (*verification, error) {
 		}
 		contents[i], names[i] = data, f.Name()
 	}
+	v.files(log, contents, names)
+	return v, nil
+}
+
+// files verifies the contents of the log's files, oldest first.
+func (v *verification) files(log chain.Log, contents [][]byte, names []string) {
 	for i, data := range contents {
 		v.fresh, v.index = true, number(log, names[i])
 		n := 0
@@ -142,12 +153,11 @@ func verifyOnce(log chain.Log, opt Options) (*verification, error) {
 			n++
 			v.piece(piece, place{names[i], n}, log, contents[i:], len(bytes.TrimRight(piece, "\n")) == len(piece))
 			if v.Broken != nil {
-				return v, nil
+				return
 			}
 		}
 	}
 	v.finish()
-	return v, nil
 }
 
 // number is which of the log's files name is.
