@@ -13,7 +13,7 @@ import (
 func FuzzArguments(f *testing.F) {
 	for _, s := range []string{
 		"restart --reason x --timeout 1s --if-generation 3", "logs -n 5 -t", "status --json", "-q", "help restart", "recover -- x", "receipts -n -1",
-		"probe --timeout=1000h", "restart --request-id " + strings.Repeat("x", 200), "--json status", "upgrade-warden",
+		"probe --timeout=1000h", "restart --request-id " + strings.Repeat("x", 200), "--json status", "upgrade-warden", "events --all", "audit verify",
 	} {
 		f.Add(strings.ReplaceAll(s, " ", "\x00"))
 	}
