@@ -87,7 +87,7 @@ var diskFaults = faults{
 	rows: []fault{
 		{
 			stage: string(code.StageReceipt), fault: "`state_dir` is full", exit: 0,
-			message: "this receipt is not in the journal: cannot add receipt … to journal …: …no space left on device",
+			message: "this receipt is not in the audit log: cannot append to …: …no space left on device; this receipt is not in the journal: cannot append to …: …no space left on device",
 			state:   receipt.Running, gateway: aNewOne, note: "warden.log tells it too; with space again the next receipt is recorded",
 			do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
 				d := smallDisk(t, host.StateDir, "size=64k")
@@ -95,9 +95,9 @@ var diskFaults = faults{
 				t.Cleanup(d.empty)
 				before := c.parked()
 				d.fill()
-				// What is left of the journal's last page is used up first.
+				// What is left of the last pages of the audit log and the journal is used up first.
 				said := c.tryRestart("--reason", strings.Repeat("x", 1000))
-				for n := 0; n < 8 && !strings.Contains(said.Stdout, "not in the journal"); n++ {
+				for n := 0; n < 8 && !(strings.Contains(said.Stdout, "not in the audit log") && strings.Contains(said.Stdout, "not in the journal")); n++ {
 					said = c.tryRestart("--reason", strings.Repeat("x", 1000))
 				}
 				if log := c.wardenLog(); !strings.Contains(log, "cannot record the receipt") {

@@ -65,16 +65,12 @@ func Read(path string, n int) ([]receipt.Receipt, error) {
 }
 
 // Newest gives the sequence number of the last line of the journal at path; 0 if there is none.
-func Newest(path string) uint64 {
-	var last uint64
-	err := after(path, func(link chain.Link, _ []byte) bool {
+func Newest(path string) (last uint64, err error) {
+	err = after(path, func(link chain.Link, _ []byte) bool {
 		last = link.Seq
 		return false
 	})
-	if err != nil {
-		return 0
-	}
-	return last
+	return last, err
 }
 
 // Line is a receipt as it stands in the journal.

@@ -25,14 +25,22 @@ type receipts struct {
 
 func newReceipts(path string, events *lane) *receipts {
 	// A container of the same name may have left a journal.
-	return &receipts{path, events, journal.Newest(path)}
+	newest, err := journal.Newest(path)
+	if err != nil {
+		log.G(events.p.ctx).WithError(err).WithField("id", events.id).Warn("receipts of an earlier container may be published again")
+	}
+	return &receipts{path, events, newest}
 }
 
 func (r *receipts) publish() {
-	if journal.Newest(r.path) < r.seq {
-		r.seq = 0 // it was removed, and another one is there
+	newest, err := journal.Newest(r.path)
+	if err == nil && newest < r.seq {
+		r.seq = 0 // it was removed, and another one is there, or will be
 	}
-	lines, err := journal.After(r.path, r.seq, maxCatchUp)
+	var lines []journal.Line
+	if err == nil {
+		lines, err = journal.After(r.path, r.seq, maxCatchUp)
+	}
 	if err != nil {
 		log.G(r.events.p.ctx).WithError(err).WithField("id", r.events.id).Error("receipts are not published as events")
 		return
