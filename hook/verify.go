@@ -136,7 +136,7 @@ func describe(w io.Writer, r notary.Report) {
 		if b.Kind == notary.Unsigned {
 			fmt.Fprintf(w, "  chain     intact: %d lines, up to seq %d\n", r.Lines, r.LastSeq)
 		} else {
-			fmt.Fprintf(w, "  good      %d lines before it, up to seq %d\n", r.Lines, r.LastSeq)
+			fmt.Fprintf(w, "  good      %d line(s), up to seq %d\n", r.Lines, r.LastSeq)
 		}
 	case r.Lines == 0:
 		fmt.Fprintf(w, "%s: intact: no lines\n", r.Log)

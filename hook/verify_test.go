@@ -84,7 +84,7 @@ func TestVerifyTellsPeopleAndProgramsTheSame(t *testing.T) {
 	if err := os.WriteFile(log.Path, bytes.Replace(data, []byte(`"x","seq":2`), []byte(`"y","seq":2`), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want(code.ExitFailed, []string{": BROKEN (edited)\n  at        " + log.Path + " line 3, seq 3\n  expected  prev ", "good      2 lines before it, up to seq 2\n"}, whole)
+	want(code.ExitFailed, []string{": BROKEN (edited)\n  at        " + log.Path + " line 3, seq 3\n  expected  prev ", "good      1 line(s), up to seq 1\n"}, whole)
 	exit, stdout, _ := runVerify(t, "--json", "--key", key, whole, "journal:"+dir+"/receipts.jsonl")
 	first, second, _ := strings.Cut(stdout, "\n")
 	var r notary.Report

@@ -280,6 +280,8 @@ func (v *verification) placed(line []byte, link chain.Link, at place, log chain.
 	case link.Prev != hash(v.prev):
 		v.fail(Edited, at, link.Seq, fmt.Sprintf("prev %s, the hash of %s line %d (seq %d)", hash(v.prev), v.at.file, v.at.line, v.link.Seq), "prev "+link.Prev,
 			fmt.Sprintf("the line before, seq %d, was edited after this one was written, or this one was", v.link.Seq))
+		// Nothing stands for the line before either.
+		v.Lines, v.LastSeq, v.Last = v.Lines-1, v.link.Seq-1, v.link.Prev
 	default:
 		return true
 	}
