@@ -100,16 +100,36 @@ func names(ids ...int) []string {
 	return all
 }
 
-// settled waits until the follower waits for the log.
-func (f *following) settled() { time.Sleep(50 * time.Millisecond) }
+// begun adds receipts from number next on until the first comes, which tells that Follow has begun, and gives the next number.
+func (f *following) begun(log chain.Log, next int) int {
+	f.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		add(f.t, log, next)
+		next++
+		select {
+		case got := <-f.got:
+			var first int
+			if n, err := fmt.Sscanf(got, "r%d", &first); n != 1 || err != nil {
+				f.t.Fatalf("it begins with %s", got)
+			}
+			f.want(names(upTo(first+1, next-1)...)...)
+			return next
+		case err := <-f.done:
+			f.t.Fatal(err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	f.t.Fatal("nothing comes")
+	return 0
+}
 
 func TestFollowingBeginsAtTheEndAndEndsWithItsContext(t *testing.T) {
 	log := small(t)
 	add(t, log, 1, 2)
 	f := follow(t, log, "")
-	f.settled()
-	add(t, log, 3, 4)
-	f.want("r3", "r4")
+	next := f.begun(log, 3)
+	add(t, log, next, next+1)
+	f.want(names(next, next+1)...)
 	f.stop()
 	if err := <-f.done; !errors.Is(err, context.Canceled) || len(f.got) > 0 {
 		t.Errorf("%v, %d more", err, len(f.got))
@@ -122,13 +142,27 @@ func TestFollowingWaitsForALogThatIsNotThereYet(t *testing.T) {
 			log := small(t)
 			dir := filepath.Join(filepath.Dir(log.Path), missing)
 			log.Path = filepath.Join(dir, Name)
-			f := follow(t, log, "")
-			f.settled()
+			w := watch(dir)
+			defer w.close()
+			f := &follower{log: log}
+			defer f.close()
+			if err := f.begin(""); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.MkdirAll(dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
 			add(t, log, 1, 2)
-			f.want("r1", "r2")
+			var got []string
+			f.event = func(e Event) error { got = append(got, e.ID); return nil }
+			for deadline := time.Now().Add(5 * time.Second); len(got) == 0 && w.wait(t.Context()) && time.Now().Before(deadline); {
+				if err := f.drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !slices.Equal(got, names(1, 2)) {
+				t.Errorf("%q", got)
+			}
 		})
 	}
 }
@@ -159,7 +193,6 @@ func TestFollowingSinceAReceiptMissesNothingAcrossRotations(t *testing.T) {
 		follow(t, log, fmt.Sprintf("r%d", since)).want(names(upTo(since+1, 39)...)...)
 	}
 	f = follow(t, log, "r39")
-	f.settled()
 	add(t, log, 40)
 	f.want("r40")
 }
@@ -227,9 +260,18 @@ func TestTornLinesAreNoEvents(t *testing.T) {
 		}
 	}
 	tear(log.Path)
-	f := follow(t, log, "")
-	f.settled()
+	end := &follower{log: log}
+	defer end.close()
+	if err := end.begin(""); err != nil {
+		t.Fatal(err)
+	}
 	add(t, log, 3)
+	var got []string
+	end.event = func(e Event) error { got = append(got, e.ID); return nil }
+	if err := end.drain(t.Context()); err != nil || !slices.Equal(got, names(3)) {
+		t.Errorf("from a torn end on: %q, %v", got, err)
+	}
+	f := follow(t, log, "r2")
 	f.want("r3")
 	tear(log.Path)
 	add(t, log, 4)
