@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/counters"
 	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
@@ -29,7 +30,7 @@ import (
 const Name = "warden.json"
 
 // Version is the version of the memo's form. One of another version is another release's, and is not read.
-const Version = 5
+const Version = 6
 
 // MaxSize bounds a memo, in bytes.
 const MaxSize = 1 << 20
@@ -38,7 +39,8 @@ const MaxSize = 1 << 20
 // a launcher is released, and before the gateway is signalled. To a successor it is a hint where to look and never a proof:
 // it proves all of it again.
 type Memo struct {
-	Status receipt.Status // with the health that was last looked at
+	Status   receipt.Status // with the health that was last looked at
+	Counters counters.Counters
 	Recovery
 }
 
@@ -74,15 +76,16 @@ type Pending struct {
 // head is the memo's first line. The second is the Recovery. So a client reads and decodes what is for it, as strictly as a
 // successor does the whole, and not the several times longer rest.
 type head struct {
-	Version int            `json:"version"`
-	Status  receipt.Status `json:"status"`
+	Version  int               `json:"version"`
+	Status   receipt.Status    `json:"status"`
+	Counters counters.Counters `json:"counters"`
 }
 
 // encode gives the memo's form: two lines, each a JSON object.
 func (m *Memo) encode() ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	if err := enc.Encode(head{Version, m.Status}); err != nil {
+	if err := enc.Encode(head{Version, m.Status, m.Counters}); err != nil {
 		return nil, err
 	}
 	if err := enc.Encode(m.Recovery); err != nil {
@@ -97,7 +100,7 @@ func parse(data []byte) (*Memo, error) {
 		return nil, fmt.Errorf("longer than %d bytes", MaxSize)
 	}
 	first, second, _ := bytes.Cut(data, []byte("\n"))
-	status, err := parseHead(first)
+	h, err := parseHead(first)
 	if err != nil {
 		return nil, err
 	}
@@ -110,10 +113,10 @@ func parse(data []byte) (*Memo, error) {
 	case r.Gateway != nil && (r.Gateway.PID <= 0 || r.Gateway.StartTime == 0 || r.Gateway.StartTime != r.Identity.Start):
 		return nil, fmt.Errorf("process %d with start time %d is not a gateway", r.Gateway.PID, r.Gateway.StartTime)
 	}
-	return &Memo{*status, r}, nil
+	return &Memo{h.Status, h.Counters, r}, nil
 }
 
-func parseHead(line []byte) (*receipt.Status, error) {
+func parseHead(line []byte) (*head, error) {
 	h, err := strictjson.Decode[head](line)
 	switch {
 	case err != nil:
@@ -123,7 +126,10 @@ func parseHead(line []byte) (*receipt.Status, error) {
 	case h.Status.Generation < 0 || h.Status.State == "":
 		return nil, errors.New("its status is not complete")
 	}
-	return &h.Status, nil
+	if err := h.Counters.Check(); err != nil {
+		return nil, err
+	}
+	return &h, nil
 }
 
 // Write puts m into the run directory dir, in the place of the memo that is there. It gives the file, with a lock on it that
@@ -201,20 +207,40 @@ var ErrUnsigned = errors.New("nobody stands by it")
 // replacements bounds how often the memo is opened anew because its writer replaced it meanwhile.
 const replacements = 16
 
+// Glance is what the memo has for clients.
+type Glance struct {
+	Status   receipt.Status
+	Counters counters.Counters
+	Signed   bool // its writer lives and stands by it. If not, the status is history; what has been counted has been all the same.
+}
+
 // Status gives the status in the memo in dir, as its writer, which lives, last wrote it down. It wakes nobody. Without a memo
 // the error is fs.ErrNotExist, without a living writer ErrUnsigned.
 func Status(dir string) (*receipt.Status, error) {
+	g, err := Look(dir)
+	if err == nil && !g.Signed {
+		err = fmt.Errorf("cannot use %s: %w", filepath.Join(dir, Name), ErrUnsigned)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &g.Status, nil
+}
+
+// Look reads the part of the memo in dir that is for clients, whether its writer lives or not. It wakes nobody. Without a memo
+// the error is fs.ErrNotExist.
+func Look(dir string) (*Glance, error) {
 	for range replacements {
-		st, again, err := status(dir)
+		g, again, err := look(dir)
 		if !again {
-			return st, err
+			return g, err
 		}
 	}
 	return nil, fmt.Errorf("%s is replaced faster than it can be read", filepath.Join(dir, Name))
 }
 
-// status is one try; again says that what was read has been replaced before it could be told who stands by it.
-func status(dir string) (st *receipt.Status, again bool, err error) {
+// look is one try; again says that what was read has been replaced before it could be told who stands by it.
+func look(dir string) (g *Glance, again bool, err error) {
 	f, err := open(dir)
 	if err != nil {
 		return nil, false, err
@@ -224,18 +250,18 @@ func status(dir string) (st *receipt.Status, again bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot use %s: %w", f.Name(), err)
 	}
-	switch ok, err := signed(f); {
+	ok, err := signed(f)
+	switch {
 	case err != nil:
 		return nil, false, err
 	case !ok && replaced(f):
 		return nil, true, nil
-	case !ok:
-		return nil, false, fmt.Errorf("cannot use %s: %w", f.Name(), ErrUnsigned)
 	}
-	if st, err = parseHead(line); err != nil {
+	h, err := parseHead(line)
+	if err != nil {
 		return nil, false, fmt.Errorf("cannot use %s: %w", f.Name(), err)
 	}
-	return st, false, nil
+	return &Glance{Status: h.Status, Counters: h.Counters, Signed: ok}, false, nil
 }
 
 // firstLine reads no more than it takes; a status with its last receipt has some two thousand bytes.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/counters"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -39,6 +40,12 @@ func running() *Memo {
 			Last: &receipt.Receipt{Version: 1, ID: "r1", Container: c, Gateway: "demo", Action: receipt.Restart, Outcome: receipt.Replaced, Generation: 3,
 				Old: &receipt.Old{PID: 3400, StartTime: 198500, DeathProof: "waitid"}, New: g, Listeners: listeners,
 				Probe: &receipt.Probe{Kind: "http", Verdict: "yes", Status: 200}, Time: at},
+		},
+		Counters: counters.Counters{
+			Actions: map[receipt.Action]map[receipt.Outcome]uint64{
+				receipt.Start: {receipt.Replaced: 1}, receipt.Restart: {receipt.Replaced: 1, receipt.Refused: 2}, receipt.Respawn: {receipt.Replaced: 1},
+			},
+			Unavailable: counters.Durations{Buckets: []uint64{0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}, Seconds: 0.119},
 		},
 		Recovery: Recovery{
 			Exits: []time.Time{at}, Backoff: 100 * time.Millisecond, Gateway: g, Identity: process.Identity{Start: 198616, UID: [4]uint32{64990, 64990, 64990, 64990}},
@@ -114,9 +121,15 @@ func TestTheStatusCountsWhileItsWriterStandsByIt(t *testing.T) {
 	if got, err := Status(dir); err != nil || got.State != receipt.Stopping {
 		t.Errorf("after the next one: %v: %+v", err, got)
 	}
+	if g, err := Look(dir); err != nil || !g.Signed || !reflect.DeepEqual(g.Counters, m.Counters) {
+		t.Errorf("what was counted: %v: %+v", err, g)
+	}
 	second.Close()
 	if got, err := Status(dir); got != nil || !errors.Is(err, ErrUnsigned) {
 		t.Errorf("nobody stands by it: %v, %v", got, err)
+	}
+	if g, err := Look(dir); err != nil || g.Signed || !reflect.DeepEqual(g.Counters, m.Counters) || !reflect.DeepEqual(g.Status, m.Status) {
+		t.Errorf("what was counted is not forgotten: %v: %+v", err, g)
 	}
 }
 
@@ -227,11 +240,14 @@ func TestWhatIsNotAMemoOfThisVersionIsNotRead(t *testing.T) {
 		{"empty", "", both},
 		{"torn in the first line", good[:100], both},
 		{"without the end of the first line", head, both},
-		{"another version", strings.Replace(good, `{"version":4,`, `{"version":3,`, 1), both},
-		{"an unknown member", strings.Replace(good, `{"version":4,`, `{"version":4,"more":1,`, 1), both},
+		{"another version", strings.Replace(good, `{"version":6,`, `{"version":4,`, 1), both},
+		{"an unknown member", strings.Replace(good, `{"version":6,`, `{"version":5,"more":1,`, 1), both},
 		{"an unknown member of the status", strings.Replace(good, `"healthy":true`, `"healthy":true,"wealthy":true`, 1), both},
 		{"a member of another kind", strings.Replace(good, `"generation":3`, `"generation":"3"`, 1), both},
-		{"no status", `{"version":4}` + "\n" + rest, both},
+		{"an unknown member of the counters", strings.Replace(good, `"seconds":0.119`, `"seconds":0.119,"hours":1`, 1), both},
+		{"counters in other buckets", strings.Replace(good, `"buckets":[0,`, `"buckets":[`, 1), both},
+		{"a negative counter", strings.Replace(good, `"refused":2`, `"refused":-2`, 1), both},
+		{"no status", `{"version":6}` + "\n" + rest, both},
 		{"two values in the first line", head + " 1\n" + rest, both},
 		{"one line alone", head + "\n", ""},
 		{"torn in the second line", good[:len(good)-10], ""},
@@ -291,8 +307,8 @@ func FuzzMemo(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(data)
-	f.Add([]byte(`{"version":4,"status":{"state":"running"}}` + "\n" + `{"gateway":{"pid":1,"start_time":2},"identity":{"start":2},"profile":{"Name":"demo"}}`))
-	f.Add([]byte(`{"version":4}`))
+	f.Add([]byte(`{"version":6,"status":{"state":"running"}}` + "\n" + `{"gateway":{"pid":1,"start_time":2},"identity":{"start":2},"profile":{"Name":"demo"}}`))
+	f.Add([]byte(`{"version":6}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := parse(data)
 		if err != nil {
@@ -301,7 +317,7 @@ func FuzzMemo(f *testing.F) {
 			}
 			return
 		}
-		if m.Status.Generation < 0 || m.Gateway != nil && m.Gateway.PID <= 0 {
+		if m.Status.Generation < 0 || m.Counters.Check() != nil || m.Gateway != nil && m.Gateway.PID <= 0 {
 			t.Errorf("accepted %+v", m)
 		}
 		again, err := m.encode()

@@ -118,6 +118,7 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 	r.Generation = w.config.Current
 	r.Millis.Total = millis(time.Since(a.asof))
 	w.status.Last = r
+	w.counters.Observe(r)
 	failpoint.Hit(w.dir, "receipt")
 	w.keep(r)
 	w.recent.add(a.request, r)

@@ -25,7 +25,7 @@ const launchPatience = time.Second
 // before the next one is started: there are never two. An action that had begun is finished and answered for here.
 func (w *Warden) adopt(m *memo.Memo) {
 	failpoint.Hit(w.dir, "adopt")
-	w.status.Restarts = m.Status.Restarts
+	w.status.Restarts, w.counters = m.Status.Restarts, m.Counters
 	w.exits, w.backoff = recentExits(m.Exits, m.Profile.Restart.Window, time.Now()), m.Backoff
 	answered := w.recall(m)
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
@@ -278,6 +278,7 @@ func (w *Warden) recall(m *memo.Memo) (answered bool) {
 	if err != nil {
 		w.log.Warn("the journal cannot be read in full", "err", err)
 	}
+	w.countAgain(all, m.Status.Last)
 	if last := m.Status.Last; last != nil && !slices.ContainsFunc(all, func(r receipt.Receipt) bool { return r.ID == last.ID }) {
 		all = append(all, *last)
 	}
@@ -290,4 +291,21 @@ func (w *Warden) recall(m *memo.Memo) (answered bool) {
 		answered = answered || m.Pending != nil && m.Pending.ID == all[i].ID
 	}
 	return answered
+}
+
+// countAgain counts the receipts that came into the journal after last, which is in the memo: the warden that wrote them was
+// lost before it wrote down that it had counted them.
+func (w *Warden) countAgain(all []receipt.Receipt, last *receipt.Receipt) {
+	first := 0
+	if last != nil {
+		first = 1 + slices.IndexFunc(all, func(r receipt.Receipt) bool { return r.ID == last.ID })
+		if first == 0 {
+			return // the journal could not be written then, and does not tell what came after
+		}
+	}
+	for _, r := range all[first:] {
+		if r.Container == w.container { // else it is that of a container of this name before
+			w.counters.Observe(&r)
+		}
+	}
 }

@@ -31,7 +31,7 @@ func (w *Warden) resume(p *memo.Pending) *action {
 // life does not depend on the memo. A successor will know less, and replace what it can't prove; clients that find a memo
 // which nobody stands by ask us instead.
 func (w *Warden) remember(g *gateway) error {
-	m := memo.Memo{Status: w.present(), Recovery: memo.Recovery{
+	m := memo.Memo{Status: w.present(), Counters: w.counters, Recovery: memo.Recovery{
 		Exits: w.exits, Backoff: w.backoff, Profile: *w.profile, Adrift: w.adrift,
 	}}
 	if g != nil {

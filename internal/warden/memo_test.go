@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/audit"
+	"github.com/gatewarden/gatewarden/internal/counters"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/journal/journaltest"
 	"github.com/gatewarden/gatewarden/internal/memo"
@@ -193,4 +194,68 @@ func TestAKeyThatCannotBeReadLeavesReceiptsUnsigned(t *testing.T) {
 	if rep, err := notary.Verify(journal.Log(w.journal()), notary.Options{}); err != nil || !rep.Intact || rep.Lines != 1 || rep.Signed != 0 {
 		t.Errorf("%+v, %v", rep, err)
 	}
+}
+
+func TestWhatIsFinishedIsCountedOnceWhoeverIsLost(t *testing.T) {
+	w := running(t)
+	finished := func(kind receipt.Action, o receipt.Outcome) *receipt.Receipt {
+		a := &action{kind: kind}
+		r := w.begin(a)
+		r.Outcome = o
+		w.finish(a, r)
+		return r
+	}
+	finished(receipt.Start, receipt.Replaced)
+	last := finished(receipt.Restart, receipt.Replaced)
+	g, err := memo.Look(w.dir)
+	if err != nil || g.Counters.Actions[receipt.Start][receipt.Replaced] != 1 || g.Counters.Actions[receipt.Restart][receipt.Replaced] != 1 {
+		t.Fatalf("%v: %+v", err, g)
+	}
+	// A warden that is lost here has recorded one more, and not written down that it counted it.
+	late := *last
+	late.ID, late.Outcome = "late", receipt.Failed
+	before := late
+	before.ID, before.Container.InitStart = "before", 99
+	m, err := memo.Read(w.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name             string
+		journal          []receipt.Receipt // after the two that are there
+		last             *receipt.Receipt  // in the memo
+		replaced, failed uint64            // restarts
+	}{
+		{"nothing is missing", nil, last, 1, 0},
+		{"one is missing", []receipt.Receipt{late}, last, 1, 1},
+		{"the last one is not in the journal", []receipt.Receipt{late}, &receipt.Receipt{ID: "unknown"}, 1, 0},
+		{"none was in the memo", []receipt.Receipt{before}, nil, 2, 0},
+	} {
+		next := running(t)
+		for _, r := range append(journalOf(t, w), c.journal...) {
+			journaltest.Append(t, next.journal(), &r)
+		}
+		next.counters = m.Counters
+		if c.last == nil {
+			next.counters = counters.Counters{Actions: map[receipt.Action]map[receipt.Outcome]uint64{receipt.Restart: {receipt.Replaced: 1}}}
+		}
+		next.recall(&memo.Memo{Status: receipt.Status{Last: c.last}})
+		got := next.counters.Actions[receipt.Restart]
+		if got[receipt.Replaced] != c.replaced || got[receipt.Failed] != c.failed {
+			t.Errorf("%s: %v", c.name, got)
+		}
+		m, err = memo.Read(w.dir) // as it was
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func journalOf(t *testing.T, w *Warden) []receipt.Receipt {
+	t.Helper()
+	all, err := journal.Read(w.journal(), recentLength)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

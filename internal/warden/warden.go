@@ -32,6 +32,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/cgroup"
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/counters"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
 	"github.com/gatewarden/gatewarden/internal/generation"
@@ -113,6 +114,7 @@ type Warden struct {
 	standby    *standby
 	joining    bool
 	status     receipt.Status // published as a copy
+	counters   counters.Counters
 	recent     recentRequests
 	exits      []time.Time   // unasked exits within the window
 	backoff    time.Duration // before the next start; 0 after a healthy time
