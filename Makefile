@@ -141,6 +141,15 @@ programs: ## nginx, haproxy, node and python for the tests: those of the host, e
 	for d in $(CACHE)/debs/*.deb; do dpkg-deb --fsys-tarfile $$d | tar -x --keep-directory-symlink; done; \
 	rm -rf $(CACHE)/debs; echo "$$missing" >packages
 
+# Of Debian's package the one program is unpacked: installed, it would start a server.
+PROMTOOL ?= $(CACHE)/prometheus/usr/bin/promtool
+
+$(PROMTOOL):
+	$(call say,unpacking promtool of Debian's prometheus into .cache/prometheus)
+	@rm -rf $(CACHE)/prometheus; mkdir -p $(CACHE)/prometheus; set -e; cd $(CACHE)/prometheus; \
+	apt-get update -qq </dev/null; apt-get download -qq -o APT::Sandbox::User=root prometheus </dev/null; \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool; rm prometheus_*.deb
+
 # $(call tool,NAME,PACKAGE,MODULE,VERSION,CGO_ENABLED,TAGS): go install, unless the one in the cache is of that version.
 define tool
 	@if test "$$($(GO) version -m $(TOOLS)/$(1) 2>/dev/null | awk '$$1 == "mod" { print $$2, $$3 }')" = "$(3) $(4)"; then \
@@ -168,7 +177,7 @@ testbin: launcher compiler ## the test programs, the demo and a hook with failpo
 
 # ---- tests
 
-.PHONY: test unit integration soak fuzz fuzz-corpus lint fmt vet staticcheck nokill
+.PHONY: test unit integration soak fuzz fuzz-corpus rules lint fmt vet staticcheck nokill
 test: root ## unit and integration tests (root)
 	@$(MAKE) --no-print-directory deps build
 	@$(MAKE) --no-print-directory unit
@@ -198,6 +207,17 @@ fuzz: launcher ## every fuzz target for FUZZTIME (60s), two at a time; FUZZ=REGE
 
 fuzz-corpus: launcher ## keep the best of what fuzzing found: from Go's fuzz cache into testdata/fuzz
 	$(GO) run ./integration/cmd/fuzz -tags '$(HOOK_TAGS)' -fold -only '$(FUZZ)'
+
+# The dashboard's expressions are checked as rules are. JSON's strings are YAML's too; what Grafana fills in is made up.
+rules: $(PROMTOOL) ## the example alerting rules and the dashboard, by Prometheus's promtool
+	$(call say,alerting rules and dashboard)
+	$(PROMTOOL) check rules packaging/prometheus/gatewarden.rules.yml
+	$(PROMTOOL) test rules packaging/prometheus/gatewarden.rules.test.yml
+	@{ printf 'groups: [{name: dashboard, rules: [\n'; \
+		sed -n 's/^ *"expr": \(".*"\),$$/\1/p' packaging/grafana/gatewarden.json | \
+		sed 's/[$$]__rate_interval/5m/g; s/[$$][a-z]*/.*/g' | awk '{ print "  {record: dashboard:panel" NR ", expr: " $$0 "}," }'; \
+		printf ']}]\n'; } >$(CACHE)/prometheus/dashboard.yml
+	$(PROMTOOL) check rules $(CACHE)/prometheus/dashboard.yml
 
 lint: fmt vet staticcheck nokill ## gofmt, go vet, staticcheck, and the check that no signal goes to a number
 

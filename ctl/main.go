@@ -43,7 +43,7 @@ func run(args []string) int {
 		Stdin:     os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Terminal: terminal, Width: width,
 		Via: "cli", UID: os.Getuid(),
-		More: []verb.Command{profileCommand(), doctorCommand(path, err), versionCommand()},
+		More: []verb.Command{metricsCommand(), profileCommand(), doctorCommand(path, err), versionCommand()},
 	}, args)
 }
 

@@ -20,7 +20,7 @@ func command(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	exit = verb.Run(t.Context(), verb.Env{Stdout: &out, Stderr: &errs,
-		More: []verb.Command{profileCommand(), doctorCommand("", nil), versionCommand()}}, args)
+		More: []verb.Command{metricsCommand(), profileCommand(), doctorCommand("", nil), versionCommand()}}, args)
 	return exit, out.String(), errs.String()
 }
 
@@ -33,7 +33,7 @@ func TestTheCommandStartsWithoutPackagesThatAreSlowToStart(t *testing.T) {
 	if !slices.Contains(linked, "github.com/gatewarden/gatewarden/internal/verb") {
 		t.Fatalf("go list gave %q", linked)
 	}
-	for _, slow := range []string{"crypto/rand", "crypto/sha256", "crypto/ed25519", "regexp"} {
+	for _, slow := range []string{"crypto/rand", "crypto/sha256", "crypto/ed25519", "regexp", "net/http"} {
 		if slices.Contains(linked, slow) {
 			t.Errorf("%s is linked: every command initialises it, whether it is used or not", slow)
 		}

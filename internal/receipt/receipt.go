@@ -108,6 +108,16 @@ type Probe struct {
 	Detail  string  `json:"detail,omitempty"` // why it is not a yes
 }
 
+// Forward is one host-side endpoint that should reach the gateway, as it was last looked at from the host.
+type Forward struct {
+	Name    string    `json:"name"`
+	Address string    `json:"address"`
+	OK      *bool     `json:"ok"`             // null: that could not be told
+	Code    code.Code `json:"code,omitempty"` // "forward_failed" if it is not ok
+	Millis  float64   `json:"millis"`         // until the answer, or until it was given up
+	Detail  string    `json:"detail"`         // what was found, where that is not a plain yes
+}
+
 // Workload compares the container's other processes before and after.
 type Workload struct {
 	Processes int  `json:"processes"`
@@ -122,6 +132,7 @@ type Millis struct {
 	Launch      float64 `json:"launch"`
 	Listen      float64 `json:"listen"`
 	Probe       float64 `json:"probe"`
+	Forward     float64 `json:"forward,omitempty"` // after the proof; clients do not wait for it
 	Total       float64 `json:"total"`
 	Unavailable float64 `json:"unavailable"`
 }
@@ -147,6 +158,7 @@ type Receipt struct {
 	New         *New        `json:"new"`                // null when none was started
 	Listeners   []Listener  `json:"listeners"`
 	Probe       *Probe      `json:"probe"`
+	Forwards    []Forward   `json:"forwards,omitempty"` // absent when none is declared, or none was looked at
 	Workload    Workload    `json:"workload"`
 	// PostureAllows repeats the profile's [posture] allow: what the administrator let the workload keep.
 	PostureAllows []string  `json:"posture_allows,omitempty"`
@@ -216,6 +228,7 @@ type Status struct {
 	Listeners  []Listener `json:"listeners"`
 	Healthy    *bool      `json:"healthy"` // as of Checked; false, too, while no gateway runs; null: cannot tell
 	Checked    *time.Time `json:"checked"` // when the running gateway's health was last looked at; null: it was not
+	Forwards   []Forward  `json:"forwards,omitempty"`
 	Standby    Standby    `json:"standby"`
 	Warden     Warden     `json:"warden"`
 	Last       *Receipt   `json:"last"`

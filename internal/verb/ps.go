@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/counters"
 	"github.com/gatewarden/gatewarden/internal/memo"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -66,17 +67,59 @@ Exit status: 0 listed; 2 usage; 3 not allowed.
 
 // row is one container as ps found it.
 type row struct {
-	status *receipt.Status
-	lost   bool // status is what install.json knows
-	gone   bool // its directory vanished between listing and asking
-	err    error
+	status   *receipt.Status
+	counters counters.Counters // as written down; whoever asks the warden is not told
+	lost     bool              // status is what install.json knows
+	gone     bool              // its directory vanished between listing and asking
+	err      error
 }
 
-// ps finds out about each container by look, psClients at a time.
+// ps finds out about each container by look, and prints it.
 func (in *Invocation) ps(ctx context.Context, timeout time.Duration, look func(context.Context, Target, time.Duration) row) int {
-	targets, err := list([]string{in.Config.RunDir})
+	shown, err := in.survey(ctx, timeout, look)
 	if err != nil {
 		return in.Fail(err)
+	}
+	switch {
+	case in.JSON:
+		statuses := []*receipt.Status{}
+		for _, r := range shown {
+			statuses = append(statuses, r.status)
+		}
+		in.PrintJSON(statuses)
+	case len(shown) == 0:
+		fmt.Fprintln(in.Stderr, "no container on this host has a gateway")
+	default:
+		in.printRows(shown)
+	}
+	return code.ExitOK
+}
+
+// Found is one container of the host as its warden wrote it down.
+type Found struct {
+	Status   *receipt.Status
+	Counters counters.Counters
+	Lost     bool // its warden is gone, or does not answer: of Status only what the hook wrote down, and Code, is known
+}
+
+// Survey tells of all containers of the host what ps does, and wakes no more wardens than that.
+func (in *Invocation) Survey(ctx context.Context) ([]Found, error) {
+	rows, err := in.survey(ctx, answerTime, in.read)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]Found, len(rows))
+	for i, r := range rows {
+		found[i] = Found{r.status, r.counters, r.lost}
+	}
+	return found, nil
+}
+
+// survey finds out about each container by look, psClients at a time.
+func (in *Invocation) survey(ctx context.Context, timeout time.Duration, look func(context.Context, Target, time.Duration) row) ([]row, error) {
+	targets, err := list([]string{in.Config.RunDir})
+	if err != nil {
+		return nil, err
 	}
 	rows := make([]row, len(targets))
 	places := make(chan struct{}, psClients)
@@ -89,40 +132,35 @@ func (in *Invocation) ps(ctx context.Context, timeout time.Duration, look func(c
 		})
 	}
 	asking.Wait()
-	statuses := []*receipt.Status{}
 	var shown []row
 	for _, r := range rows {
 		switch {
 		case r.err != nil:
-			return in.Fail(r.err)
+			return nil, r.err
 		case !r.gone:
-			statuses = append(statuses, r.status)
 			shown = append(shown, r)
 		}
 	}
-	switch {
-	case in.JSON:
-		in.PrintJSON(statuses)
-	case len(shown) == 0:
-		fmt.Fprintln(in.Stderr, "no container on this host has a gateway")
-	default:
-		in.printRows(shown)
-	}
-	return code.ExitOK
+	return shown, nil
 }
 
 // read takes what t's warden has written down. If nobody stands by that, because the warden is gone, another one is about to
 // take over, or it could not write, or if another release has written it, the socket tells: a warden that is gone is not there
 // to be woken.
 func (in *Invocation) read(ctx context.Context, t Target, timeout time.Duration) row {
-	st, err := memo.Status(in.dir(t))
+	g, err := memo.Look(in.dir(t))
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return row{err: err}
-	case err != nil || st.Container.Namespace != t.Namespace || st.Container.ID != t.ID:
+	case err != nil || g.Status.Container.Namespace != t.Namespace || g.Status.Container.ID != t.ID:
 		return in.ask(ctx, t, timeout)
 	}
-	return row{status: st}
+	r := row{status: &g.Status}
+	if !g.Signed {
+		r = in.ask(ctx, t, timeout)
+	}
+	r.counters = g.Counters
+	return r
 }
 
 func (in *Invocation) ask(ctx context.Context, t Target, timeout time.Duration) row {

@@ -84,7 +84,9 @@ func TestPsReadsWhatWardensWroteAndAsksOnlyThoseThatItCannotRead(t *testing.T) {
 		{"--probe", []string{"--probe"}, nil, true},
 		{"nothing is written down", nil, func(h *host, path string, _ *os.File) { h.remove(path) }, true},
 		{"nobody stands by it", nil, func(_ *host, _ string, word *os.File) { word.Close() }, true},
-		{"another release's", nil, func(h *host, path string, _ *os.File) { h.replace(path, `{"version":4,`, `{"version":3,`) }, true},
+		{"another release's", nil, func(h *host, path string, _ *os.File) {
+			h.replace(path, fmt.Sprintf(`{"version":%d,`, memo.Version), `{"version":1,`)
+		}, true},
 		{"not readable", nil, func(h *host, path string, _ *os.File) { h.replace(path, `"version"`, `"versiom"`) }, true},
 		{"another container's", nil, func(h *host, path string, _ *os.File) { h.replace(path, `"id":"web"`, `"id":"wob"`) }, true},
 	} {
