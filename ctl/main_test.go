@@ -117,12 +117,20 @@ group = 64991
 [[listen]]
 name = "api"
 address = "tcp://127.0.0.1:18789"
+[[forward]]
+address = "127.0.0.1:8080"
+[[forward]]
+name = "web"
+address = "[::1]:8081"
+http = "/health"
+accept = [200, 401]
 `)
 	exit, stdout, stderr := command(t, "profile", "check", path)
 	if exit != code.ExitOK || stderr != "" {
 		t.Errorf("exit %d, %q", exit, stderr)
 	}
-	for _, part := range []string{`ok: gateway "demo" runs /bin/gw --serve as 64990:64991 without capabilities` + "\n", "listens on tcp://127.0.0.1:18789 (api)\n", "is ready when tcp://127.0.0.1:18789 accepts a connection"} {
+	for _, part := range []string{`ok: gateway "demo" runs /bin/gw --serve as 64990:64991 without capabilities` + "\n", "listens on tcp://127.0.0.1:18789 (api)\n", "is ready when tcp://127.0.0.1:18789 accepts a connection",
+		"is reached from the host at 127.0.0.1:8080 (127.0.0.1:8080) if a connection is accepted there\n", "is reached from the host at [::1]:8081 (web) if GET /health gets 200 or 401 there\n"} {
 		if !strings.Contains(stdout, part) {
 			t.Errorf("%q is missing in:\n%s", part, stdout)
 		}

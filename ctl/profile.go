@@ -112,6 +112,13 @@ func explain(w io.Writer, p *profile.Profile) {
 		fmt.Fprintf(w, "  listens on %s (%s)\n", l.Address, l.Name)
 	}
 	fmt.Fprintf(w, "  %s\n", ready(p.Ready))
+	for _, f := range p.Forwards {
+		what := "a connection is accepted"
+		if check := f.Check(); check.Kind == "http" {
+			what = fmt.Sprintf("GET %s gets %s", check.Path, statuses(check.Accept))
+		}
+		fmt.Fprintf(w, "  is reached from the host at %s (%s) if %s there\n", f.Endpoint(), f.Name, what)
+	}
 	fmt.Fprintf(w, "  is stopped by %s, and by SIGKILL after %s\n", unix.SignalName(p.Stop.Signal), p.Stop.Timeout)
 	fmt.Fprintf(w, "  %s\n", policy(p.Restart))
 	if p.Gateway.EnvFile != "" {
@@ -145,11 +152,7 @@ func ready(r profile.Ready) string {
 	case "none":
 		return "counts as ready once it runs"
 	case "http":
-		var accept []string
-		for _, a := range r.Accept {
-			accept = append(accept, strconv.Itoa(a))
-		}
-		s = fmt.Sprintf("is ready when %s answers GET %s with %s", r.Address, r.Path, strings.Join(accept, " or "))
+		s = fmt.Sprintf("is ready when %s answers GET %s with %s", r.Address, r.Path, statuses(r.Accept))
 	case "grpc":
 		s = fmt.Sprintf("is ready when the gRPC health service on %s says SERVING", r.Address)
 		if r.Service != "" {
@@ -165,6 +168,14 @@ func ready(r profile.Ready) string {
 		s += fmt.Sprintf(", and still does after %s", r.Settle)
 	}
 	return s
+}
+
+func statuses(accept []int) string {
+	var s []string
+	for _, a := range accept {
+		s = append(s, strconv.Itoa(a))
+	}
+	return strings.Join(s, " or ")
 }
 
 func policy(r profile.Restart) string {

@@ -130,9 +130,9 @@ func readProfile(name string, root *stricttoml.Table) *Profile {
 	p.Start = readStart(root.Get("start").Table())
 	p.Select = readSelect(root.Get("select").Table())
 	p.Posture = readPosture(root.Get("posture").Table())
+	p.Forwards = readForwards(root.Get("forward"))
 	at.check()
 	refuseOutage(root)
-	root.Later("forward")
 	root.Close()
 	return p
 }
@@ -363,7 +363,7 @@ func readListen(v *stricttoml.Value, at *places) ([]Listen, []listenAt) {
 		}
 		place := listenAt{address: address, mode: mode}
 		readHeld(t, &l, &place)
-		t.Later("forward")
+		t.Refuse("forward", "is a table of its own beside [[listen]]; write it as [[forward]]")
 		t.Close()
 		list = append(list, l)
 		ats = append(ats, place)

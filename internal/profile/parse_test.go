@@ -345,3 +345,43 @@ func TestEveryDangerousCapabilityHasAReasonAndAnException(t *testing.T) {
 		t.Error("CAP_NET_BIND_SERVICE is among the dangerous ones")
 	}
 }
+
+func TestForwardsAreEndpointsOfTheHost(t *testing.T) {
+	const rest = "version = 1\n[gateway]\ncommand = [\"/bin/gw\"]\nuser = 64990\ngroup = 64990\n[ready]\nnone = true\n"
+	at := func(network, s string) Address {
+		return Address{Network: network, AddrPort: netip.MustParseAddrPort(s)}
+	}
+	for _, c := range []struct {
+		toml  string
+		want  Forward
+		check Ready
+	}{
+		{
+			`address = "127.0.0.1:8080"`, Forward{Name: "127.0.0.1:8080", Address: at("tcp", "127.0.0.1:8080")},
+			Ready{Kind: "tcp", Address: at("tcp", "127.0.0.1:8080")},
+		},
+		{
+			`address = "[::1]:8080"` + "\n" + `name = "web"`, Forward{Name: "web", Address: at("tcp6", "[::1]:8080")},
+			Ready{Kind: "tcp", Address: at("tcp6", "[::1]:8080")},
+		},
+		{
+			`address = "tcp://192.0.2.7:80"` + "\n" + `http = "/health?deep=1"`,
+			Forward{Name: "192.0.2.7:80", Address: at("tcp", "192.0.2.7:80"), Path: "/health?deep=1", Accept: []int{200}},
+			Ready{Kind: "http", Address: at("tcp", "192.0.2.7:80"), Host: "192.0.2.7:80", Path: "/health?deep=1", Accept: []int{200}},
+		},
+		{
+			`address = "127.0.0.1:8080"` + "\n" + `http = "/"` + "\naccept = [200, 401]",
+			Forward{Name: "127.0.0.1:8080", Address: at("tcp", "127.0.0.1:8080"), Path: "/", Accept: []int{200, 401}},
+			Ready{Kind: "http", Address: at("tcp", "127.0.0.1:8080"), Host: "127.0.0.1:8080", Path: "/", Accept: []int{200, 401}},
+		},
+	} {
+		p, err := Parse("demo", []byte(rest+"[[forward]]\n"+c.toml+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", c.toml, err)
+			continue
+		}
+		if !reflect.DeepEqual(p.Forwards, []Forward{c.want}) || !reflect.DeepEqual(p.Forwards[0].Check(), c.check) {
+			t.Errorf("%s: %+v, asked as %+v", c.toml, p.Forwards, p.Forwards[0].Check())
+		}
+	}
+}

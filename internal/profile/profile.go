@@ -25,6 +25,7 @@ type Profile struct {
 	Start       Start
 	Select      Select
 	Posture     Posture
+	Forwards    []Forward
 
 	text []byte // of the file, if it was loaded from one
 }
