@@ -30,6 +30,7 @@ const (
 	ListenerMissing   Code = "listener_missing"   // nobody, or not the gateway, listens on a declared address
 	ListenerContested Code = "listener_contested" // somebody else listens on a declared address
 	ProbeFailed       Code = "probe_failed"       // the readiness probe gave a definite no
+	ForwardFailed     Code = "forward_failed"     // a host-side endpoint does not reach the gateway, which may be well
 	CrashLoop         Code = "crash_loop"         // more unasked exits than restart.burst within restart.window
 	RolledBack        Code = "rolled_back"        // the previous configuration runs again
 	WardenLost        Code = "warden_lost"        // the container's warden does not answer
@@ -52,6 +53,7 @@ const (
 	StageSettle    Stage = "settle"
 	StageCommit    Stage = "commit"
 	StageRollback  Stage = "rollback" // after a stage that failed: the configuration before is started again
+	StageForward   Stage = "forward"
 	StageReceipt   Stage = "receipt"
 	StageRunning   Stage = "running"
 )

@@ -101,6 +101,7 @@ type Report struct {
 	Listeners []receipt.Listener `json:"listeners"`
 	Probe     *receipt.Probe     `json:"probe"`
 	Holders   string             `json:"holders,omitempty"` // while no gateway runs: who listens on its addresses
+	Forwards  []receipt.Forward  `json:"forwards,omitempty"`
 	Code      code.Code          `json:"code"`
 	Message   string             `json:"message"`
 }

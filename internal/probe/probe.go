@@ -55,7 +55,7 @@ type Result struct {
 const attemptTimeout = 2 * time.Second
 
 // Run makes one attempt, within ctx and at most 2 seconds. Ns is the container's network namespace (an open
-// /proc/PID/ns/net); root is a descriptor of its root directory (O_PATH will do), used for the paths of unix sockets only.
+// /proc/PID/ns/net), or nil for this process's own, where TCP alone is asked; root is a descriptor of its root directory (O_PATH will do), used for the paths of unix sockets only.
 //
 // With taken, only a connection counts that the gateway has accepted, see Taken.
 func Run(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Taken) Result {
@@ -75,7 +75,11 @@ func Run(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Take
 	default:
 		res.Verdict, res.Detail = judge(err), err.Error()
 	}
-	if errors.Is(err, unix.EADDRNOTAVAIL) {
+	switch {
+	case !errors.Is(err, unix.EADDRNOTAVAIL):
+	case ns == nil:
+		res.Detail += " (no local port is left on the host: it has too many connections to that address)"
+	default:
 		res.Detail += " (no local port is left in the container's network: its processes hold too many connections to that address)"
 	}
 	return res
@@ -148,6 +152,12 @@ func list(statuses []int) string {
 }
 
 func dial(ctx context.Context, ns *os.File, root int, a profile.Address) (net.Conn, error) {
+	if ns == nil {
+		if a.Network == "unix" {
+			return nil, fmt.Errorf("cannot connect to %s: unix sockets are asked in a container alone", a)
+		}
+		return new(net.Dialer).DialContext(ctx, "tcp", a.AddrPort.String())
+	}
 	if a.Network != "unix" {
 		return netns.Dial(ctx, ns, a.Network, a.AddrPort.String())
 	}

@@ -108,16 +108,6 @@ type Probe struct {
 	Detail  string  `json:"detail,omitempty"` // why it is not a yes
 }
 
-// Forward is one host-side endpoint that should reach the gateway, as it was last looked at from the host.
-type Forward struct {
-	Name    string    `json:"name"`
-	Address string    `json:"address"`
-	OK      *bool     `json:"ok"`             // null: that could not be told
-	Code    code.Code `json:"code,omitempty"` // "forward_failed" if it is not ok
-	Millis  float64   `json:"millis"`         // until the answer, or until it was given up
-	Detail  string    `json:"detail"`         // what was found, where that is not a plain yes
-}
-
 // Workload compares the container's other processes before and after.
 type Workload struct {
 	Processes int  `json:"processes"`

@@ -30,6 +30,7 @@ var classes = map[code.Code]error{
 	code.ListenerMissing:   errdefs.ErrAborted,
 	code.ListenerContested: errdefs.ErrAborted,
 	code.ProbeFailed:       errdefs.ErrAborted,
+	code.ForwardFailed:     errdefs.ErrAborted,
 	code.CrashLoop:         errdefs.ErrAborted,
 	code.RolledBack:        errdefs.ErrAborted,
 	code.WardenLost:        errdefs.ErrUnavailable,

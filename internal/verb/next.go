@@ -48,6 +48,8 @@ func (in *Invocation) advise(t Target, gateway string, c code.Code) {
 		in.next("%s shows what it wrote; compare where it listens with [[listen]] in %s", in.hint("logs", t), file)
 	case code.ListenerContested:
 		in.next("end the process that the message names; %s tells when the address is free", in.hint("probe", t))
+	case code.ForwardFailed:
+		in.next("see to what listens on that address of the host: whether it runs, and leads to this container; then %s looks again", in.hint("probe", t))
 	case code.CrashLoop:
 		in.next("%s shows why it ends; then %s tries again", in.hint("logs", t), in.hint("restart", t))
 	case code.WardenLost:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
 func probe() Command {
@@ -16,7 +17,9 @@ func probe() Command {
 		Args:    "CONTAINER",
 		Summary: "ask the gateway now whether it is ready, and the kernel who listens",
 		Help: `Runs the profile's readiness probe once from inside the container and reads the owner of each declared listener. It has
-no side effects but those of a command that the profile names as its probe: no state changes, whatever it finds.
+no side effects but those of a command that the profile names as its probe: no state changes, whatever it finds. It also
+looks from the host at each [[forward]]: one that does not reach the gateway is told (forward_failed), but the exit
+status is about the gateway alone.
 
   --timeout D        how long to wait for the answer (10s)
 ` + commonFlags + `
@@ -92,13 +95,17 @@ func (in *Invocation) printReport(t Target, r *control.Report) int {
 	if p := r.Probe; p != nil {
 		b.add("probe", "%s", in.safe(fmt.Sprintf("%s, %s", probeText(p), millis(p.Millis))))
 	}
+	in.addForwards(&b, r.Forwards)
 	if r.Code != "" || r.Message != "" {
 		b.add("code", "%s", orDash(string(r.Code)))
 		b.add("message", "%s", in.safe(r.Message))
 	}
 	b.print(in.Stdout)
-	if exit != code.ExitOK {
+	switch {
+	case exit != code.ExitOK:
 		in.advise(t, "", r.Code)
+	case len(receipt.FailedForwards(r.Forwards)) > 0:
+		in.advise(t, "", code.ForwardFailed)
 	}
 	return exit
 }

@@ -110,11 +110,15 @@ func unavailable(r *receipt.Receipt) string {
 
 // why is the code and the reason, on one line.
 func why(r *receipt.Receipt) string {
+	c := r.Code
+	if c == "" && len(receipt.FailedForwards(r.Forwards)) > 0 {
+		c = code.ForwardFailed
+	}
 	switch {
-	case r.Code != "" && r.Reason != "":
-		return fmt.Sprintf("%s; %s", r.Code, oneLine(r.Reason))
-	case r.Code != "":
-		return string(r.Code)
+	case c != "" && r.Reason != "":
+		return fmt.Sprintf("%s; %s", c, oneLine(r.Reason))
+	case c != "":
+		return string(c)
 	}
 	return oneLine(r.Reason)
 }

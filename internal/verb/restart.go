@@ -107,12 +107,13 @@ func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
 	if in.JSON {
 		in.PrintJSON(r)
 	} else {
-		p.end(exit == code.ExitOK, r.Millis.Total)
+		p.end(exit == code.ExitOK && len(receipt.FailedForwards(r.Forwards)) == 0, r.Millis.Total)
 	}
 	if exit == code.ExitOK {
 		if !in.JSON {
 			fmt.Fprintln(in.Stdout, in.safe(summary(r)))
 		}
+		in.complainOfForwards(t, r)
 		return exit
 	}
 	message, c := r.Message, r.Code
@@ -125,6 +126,17 @@ func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
 	in.complain(message, c)
 	in.advise(t, r.Gateway, c)
 	return exit
+}
+
+// complainOfForwards says what stands in the way of the gateway's clients, though all is well with the gateway.
+func (in *Invocation) complainOfForwards(t Target, r *receipt.Receipt) {
+	failed := receipt.FailedForwards(r.Forwards)
+	for _, f := range failed {
+		in.complain(f.String(), code.ForwardFailed)
+	}
+	if len(failed) > 0 {
+		in.advise(t, r.Gateway, code.ForwardFailed)
+	}
 }
 
 // failAction reports an action that ended without a receipt. stopped: the old gateway had been signalled by then.
@@ -184,6 +196,11 @@ func summary(r *receipt.Receipt) string {
 	}
 	if p := r.Probe; p != nil && p.Kind != "none" {
 		s += ", probe " + probeText(p)
+	}
+	for _, f := range r.Forwards {
+		if f.OK != nil && *f.OK {
+			s += ", forward " + f.Name + " answers"
+		}
 	}
 	if r.New != nil && !r.Workload.Unchanged {
 		s += ", the workload changed meanwhile"

@@ -211,3 +211,45 @@ func TestTextFromTheContainersSideIsHarmlessOnATerminal(t *testing.T) {
 		t.Errorf("the escaped message reads back as %q", got.Message)
 	}
 }
+
+// What the gateway's clients on the host meet is no failure of the restart, and not to be overlooked either.
+func TestAForwardThatFailsIsToldLoudlyBesideASuccess(t *testing.T) {
+	forwards := []receipt.Forward{
+		{Name: "web", Address: "127.0.0.1:8080", OK: new(false), Code: code.ForwardFailed, Detail: "connection refused"},
+		{Name: "api", Address: "127.0.0.1:8081", OK: new(true)}, {Name: "odd", Address: "127.0.0.1:8082", Detail: "no memory"},
+	}
+	const said = "forward web (127.0.0.1:8080) does not reach the gateway: connection refused"
+	h := newHost(t)
+	h.serve("default/web", func(req control.Request, send func(control.Message)) {
+		r, st := replaced(), statusOf("default/web")
+		r.Forwards, st.Forwards, st.Code, st.Message = forwards, forwards, code.ForwardFailed, said
+		switch req.Verb {
+		case control.Status:
+			send(control.Message{Status: st, Done: true})
+		case control.Probe:
+			send(control.Message{Report: &control.Report{Healthy: new(true), PID: 845, Forwards: forwards}, Done: true})
+		default:
+			send(control.Message{Stage: code.StageProbe})
+			send(control.Message{Stage: code.StageForward})
+			send(control.Message{Receipt: r, Done: true})
+		}
+	})
+	exit, stdout, stderr := h.run("restart", "web")
+	want(t, exit, code.ExitOK, stdout, "  probe      ok", "  forward    failed", "pid 812 → 845", ", forward api answers")
+	want(t, exit, code.ExitOK, stderr, "gatewarden: "+said+" (forward_failed)\n", "next: ", "`gatewarden probe default/web`")
+	if strings.Contains(stderr, "api") || strings.Contains(stderr, "odd") {
+		t.Errorf("of the others: %s", stderr)
+	}
+	exit, stdout, stderr = h.run("restart", "--json", "web")
+	want(t, exit, code.ExitOK, stderr, said+" (forward_failed)\n")
+	if r := oneObject[receipt.Receipt](t, stdout); r.Outcome != receipt.Replaced || len(r.Forwards) != 3 || r.Forwards[2].OK != nil {
+		t.Errorf("%+v", r)
+	}
+	exit, stdout, stderr = h.run("status", "web")
+	want(t, exit, code.ExitOK, stdout, "state      running, healthy\n", "code       forward_failed\n", "message    "+said+"\n",
+		"forwards   "+said+"\n           forward api (127.0.0.1:8081) answers\n           cannot tell whether forward odd (127.0.0.1:8082) reaches the gateway: no memory\n")
+	want(t, exit, code.ExitOK, stderr, "next: ", "`gatewarden probe default/web`")
+	exit, stdout, stderr = h.run("probe", "web")
+	want(t, exit, code.ExitOK, stdout, "verdict    healthy\n", "forwards   "+said+"\n")
+	want(t, exit, code.ExitOK, stderr, "next: ")
+}

@@ -16,8 +16,10 @@ func status() Command {
 		Name:    "status",
 		Args:    "CONTAINER",
 		Summary: "show the gateway's state, process, listeners and last action",
-		Help: `Never waits for an action in progress and changes nothing. Of a gateway that is down it tells why, on one screen: its
-last lines, who has its addresses, what has changed since it was last proven, and what can be done.
+		Help: `Never waits for an action in progress and changes nothing. It looks at the gateway and, from the host, at each
+[[forward]]: one that does not reach the gateway is told (forward_failed), and changes neither state nor exit status.
+Of a gateway that is down it tells why, on one screen: its last lines, who has its addresses, what has changed since it
+was last proven, and what can be done.
 
 States: starting (launched, not yet proven), running (proven), stopping, backoff (it exited unasked, the next start is
 scheduled), failed (not started again until somebody asks), stopped (it ended, and the policy says that this is right).
@@ -64,7 +66,7 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 		in.nextWithoutWarden(t)
 	case st.State == receipt.FailedSt && st.Code == "":
 		in.next("%s shows why it ended; then %s starts it again", in.hint("logs", t), in.hint("restart", t))
-	case st.State == receipt.FailedSt:
+	case st.State == receipt.FailedSt, st.Code == code.ForwardFailed:
 		in.advise(t, st.Gateway, st.Code)
 	}
 	if !lost && isDown(st.State) && !in.JSON {
@@ -135,6 +137,7 @@ func (in *Invocation) liveRows(b *block, st *receipt.Status) {
 	if len(lines) > 0 {
 		b.add("listen", "%s", in.safe(strings.Join(lines, "\n")))
 	}
+	in.addForwards(b, st.Forwards)
 	if u := st.Unlocked; u != nil {
 		text := fmt.Sprintf("until %s  (%s left)", stamp(u.Until), age(time.Now(), u.Until))
 		if u.Reason != "" {
@@ -157,6 +160,16 @@ func listenerText(l receipt.Listener) string {
 		owner = fmt.Sprintf("held by pid %d", l.OwnerPID)
 	}
 	return fmt.Sprintf("%s %s  (%s)", l.Name, l.Address, owner)
+}
+
+func (in *Invocation) addForwards(b *block, all []receipt.Forward) {
+	var lines []string
+	for _, f := range all {
+		lines = append(lines, in.safe(f.String()))
+	}
+	if len(lines) > 0 {
+		b.add("forwards", "%s", strings.Join(lines, "\n"))
+	}
 }
 
 func health(h *bool) string {

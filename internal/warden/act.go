@@ -184,6 +184,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	w.replaced(a, r)
 	w.sayRuns(w.gateway)
 	r.Workload = w.untouched(a.before)
+	w.forwarded(ctx, a, w.gateway, r)
 	return nil
 }
 

@@ -26,6 +26,7 @@ const launchPatience = time.Second
 func (w *Warden) adopt(m *memo.Memo) {
 	failpoint.Hit(w.dir, "adopt")
 	w.status.Restarts, w.counters = m.Status.Restarts, m.Counters
+	w.status.Forwards = m.Status.Forwards
 	w.exits, w.backoff = recentExits(m.Exits, m.Profile.Restart.Window, time.Now()), m.Backoff
 	answered := w.recall(m)
 	a := &action{kind: receipt.Recover, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "the warden before this one was lost"}
@@ -115,6 +116,9 @@ func (w *Warden) adopt(m *memo.Memo) {
 	}
 	w.status.Listeners = r.Listeners
 	w.setState(receipt.Running)
+	if begun {
+		w.forwarded(w.alive, a, g, r)
+	}
 	w.finish(a, r)
 	w.first.set(r, false)
 	w.standbyTry.Reset(firstStandbyDelay)

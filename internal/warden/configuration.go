@@ -420,6 +420,7 @@ func (w *Warden) rollBack(a *action, r *receipt.Receipt, cause *code.Error) erro
 	w.replaced(a, r)
 	w.sayRuns(w.gateway)
 	r.Workload = w.untouched(a.before)
+	w.forwarded(ctx, a, w.gateway, r)
 	r.Stage = cause.Stage
 	r.Message = fmt.Sprintf("cannot %s %s: %s; rolled back: generation %d runs again, as process %d", a.kind, w.object(), what, w.config.Current, r.New.PID)
 	return nil

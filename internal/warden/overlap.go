@@ -80,6 +80,7 @@ func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *
 	// Containerd knows one process by the name of "gateway" at a time: the end of the one comes before the start of the next.
 	w.sayRuns(next)
 	r.Workload = w.untouched(a.before)
+	w.forwarded(ctx, a, next, r)
 	return nil
 }
 

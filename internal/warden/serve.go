@@ -12,6 +12,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
+	"github.com/gatewarden/gatewarden/internal/forward"
 	"github.com/gatewarden/gatewarden/internal/probe"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -207,6 +208,8 @@ func (w *Warden) record(a *action, o receipt.Outcome, e *code.Error) *receipt.Re
 	}
 	if w.gateway != nil && o == receipt.AlreadyRunning {
 		w.unneeded(a, rec)
+		rec.Forwards = w.status.Forwards
+		w.reportForwards(rec)
 	}
 	w.finish(a, rec)
 	return rec
@@ -215,7 +218,12 @@ func (w *Warden) record(a *action, o receipt.Outcome, e *code.Error) *receipt.Re
 // report finds out how the gateway is, without side effects on it, and writes down what it has found.
 func (w *Warden) report(ctx context.Context) *control.Report {
 	g := w.gateway
+	forwards := w.lookAtForwards(ctx)
 	rep := w.examine(ctx)
+	if forwards != nil {
+		rep.Forwards = <-forwards
+		w.status.Forwards = forward.Merge(rep.Forwards, w.status.Forwards)
+	}
 	// A look that its client called off, by leaving, has found nothing.
 	if g != nil && (rep.Healthy != nil || !errors.Is(ctx.Err(), context.Canceled)) {
 		g.looked(rep.Healthy)

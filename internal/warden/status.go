@@ -6,6 +6,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/forward"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -57,8 +58,17 @@ func (w *Warden) present() receipt.Status {
 			checked := g.checked
 			s.Healthy, s.Checked = g.healthy, &checked
 		}
+		if message := forward.Message(s.Forwards); message != "" && s.Code == "" {
+			if s.Message != "" {
+				message += "; " + s.Message
+			}
+			s.Code, s.Message = code.ForwardFailed, message
+		}
 	case receipt.Backoff, receipt.FailedSt, receipt.Stopped:
 		s.Healthy = new(false)
+	}
+	if s.State != receipt.Running {
+		s.Forwards = nil // there is nothing to reach
 	}
 	return s
 }

@@ -7,7 +7,8 @@
 // The files: warden.go sets up, runs and cleans up; serve.go answers clients; act.go is one action from its preflight
 // to its receipt; receipts.go writes that down; overlap.go is one whose two gateways overlap; gateway.go is the
 // gateway and the standby; members.go finds the container's processes; holding.go is the sockets that are held for it; proof.go is what is proven of them; policy.go decides what
-// follows an unasked exit; limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
+// follows an unasked exit; forward.go looks from the host at what should reach it;
+// limits.go tells when the container's own limits are the reason; memo.go and adopt.go are what a
 // warden leaves to a successor and takes from one; place.go keeps the run directory; status.go is what the outside sees.
 package warden
 
