@@ -32,6 +32,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(base + heldTCP + "[[listen]]\nname='u'\naddress='unix:///run/u'\nmode='inherit'\nsocket_mode='0600'\n[restart]\noverlap=true\n"))
 	f.Add([]byte(base + listenTCP + "[credentials]\ntoken = '/etc/secret'\n'tls.key' = '/etc/key'\n[[mount]]\nsource='/etc/x'\ntarget='/x'\n"))
 	f.Add([]byte("credentials = { a = '/b', a = '/c' }\n" + base + "env = { CREDENTIALS_DIRECTORY = '' }\n"))
+	f.Add([]byte(base + listenTCP + "[[forward]]\naddress='127.0.0.1:8080'\nhttp='/health'\naccept=[200,401]\n[[forward]]\nname='w'\naddress='[::1]:81'\n"))
 	f.Add([]byte("a.b = [[{c = 1}]]\n[[a.b]]\n[x.y]\n[[x]]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Parse("fuzz", data)
@@ -107,6 +108,12 @@ func invariant(p *Profile) string {
 	for k := range g.Env {
 		if envName(k) != "" {
 			return "environment"
+		}
+	}
+	for _, f := range p.Forwards {
+		if a, ok := f.Address, f.Name != ""; !ok || a.Network == "unix" || a.AddrPort.Port() == 0 || a.AddrPort.Addr().IsUnspecified() || (f.Path == "") != (len(f.Accept) == 0) ||
+			f.Path != "" && f.Path[0] != '/' {
+			return "forward"
 		}
 	}
 	if len(p.Listen) == 0 && p.Ready.Kind != "none" {
