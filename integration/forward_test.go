@@ -253,3 +253,33 @@ func TestNobodyIsKeptWaitingForAForward(t *testing.T) {
 		t.Errorf("%d of %d restarts had all the time for their forward while others waited", long, len(waits))
 	}
 }
+
+// What is finished is counted once and looked at once more, whoever finishes it.
+func TestAWardenThatIsLostAfterTheProofLeavesForwardsAndCountersToItsSuccessor(t *testing.T) {
+	// The gap is known to the warden that made it.
+	for point, gaps := range map[string]float64{"forward": 0, "receipt": 0, "recorded": 1} {
+		t.Run(point, func(t *testing.T) {
+			withFailpoints(t)
+			p := newProxy(t)
+			c := run(t, options{profile: &harness.Profile{More: p.toml("http = \"/health\"")}})
+			p.start(c.init())
+			before := c.parked()
+			c.arm(point, "kill")
+			r := c.restartBy("gatewarden")()
+			after := c.supervised(before.Warden.PID)
+			rec := decode[receipt.Receipt](t, r.Stdout)
+			if r.Status != 0 || rec.Outcome != receipt.Replaced || rec.New == nil || rec.New.PID != after.PID || after.PID == before.PID {
+				t.Errorf("%v", r)
+			}
+			reached(t, "the receipt", rec.Forwards, p.address, true)
+			reached(t, "the status", after.Forwards, p.address, true)
+			got := c.metrics()
+			if n, up := got[`gatewarden_actions_total,action="restart",outcome="replaced"`], got[fmt.Sprintf(`gatewarden_forward_up,forward="web",address=%q`, p.address)]; n != 1 || up != 1 {
+				t.Errorf("%v restarts are counted, and the forward is %v", n, up)
+			}
+			if n := got["gatewarden_unavailable_seconds_count"]; n != gaps {
+				t.Errorf("%v unavailable times are counted, want %v", n, gaps)
+			}
+		})
+	}
+}

@@ -32,7 +32,7 @@ func Bounds() []float64 {
 }
 
 // Observe counts an action that is finished. How long clients had no gateway is counted of those that ended one gateway and
-// proved the next.
+// proved the next, and left a gap that is known: not of two that overlapped, nor of what a lost warden's successor has finished.
 func (c *Counters) Observe(r *receipt.Receipt) {
 	if c.Actions == nil {
 		c.Actions = map[receipt.Action]map[receipt.Outcome]uint64{}
@@ -41,7 +41,7 @@ func (c *Counters) Observe(r *receipt.Receipt) {
 		c.Actions[r.Action] = map[receipt.Outcome]uint64{}
 	}
 	c.Actions[r.Action][r.Outcome]++
-	if r.Old != nil && r.New != nil && (r.Outcome == receipt.Replaced || r.Outcome == receipt.RolledBack) {
+	if r.Old != nil && r.New != nil && r.Millis.Unavailable > 0 && (r.Outcome == receipt.Replaced || r.Outcome == receipt.RolledBack) {
 		c.Unavailable.observe(r.Millis.Unavailable / 1000)
 	}
 }

@@ -42,7 +42,7 @@ func TestTheUnavailableTimeIsThatOfReplacements(t *testing.T) {
 		{"a first start had nothing before it", done(receipt.Start, receipt.Replaced, -1), -1},
 		{"a refusal took nothing away", done(receipt.Restart, receipt.Refused, 5), -1},
 		{"a failed one has not ended it yet", done(receipt.Restart, receipt.Failed, 5), -1},
-		{"an overlap took none", done(receipt.Restart, receipt.Replaced, 0), 0},
+		{"an overlap had none", done(receipt.Restart, receipt.Replaced, 0), -1},
 		{"a bound belongs to its bucket", done(receipt.Restart, receipt.Replaced, 5), 0},
 		{"more than a bound to the next", done(receipt.Restart, receipt.Replaced, 5.01), 1},
 		{"the way back counts", done(receipt.Apply, receipt.RolledBack, 700), 7},

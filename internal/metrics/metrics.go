@@ -15,9 +15,9 @@ import (
 // Container is one container as its warden wrote it down.
 type Container struct {
 	Status   *receipt.Status
-	Counters counters.Counters
-	Lost     bool    // no warden answers: of Status only the names are known
-	Memory   *Memory // of the warden; nil: not known
+	Counters *counters.Counters // nil: not known
+	Lost     bool               // no warden answers: of Status only the names are known
+	Memory   *Memory            // of the warden; nil: not known
 }
 
 // family is one metric with how it is read from a container. A sample that is not known is left out rather than made up.
@@ -126,15 +126,25 @@ func families() []family {
 		{
 			name: "gatewarden_actions_total", kind: exposition.Counter, lost: true,
 			help:  "Finished actions since the container's create, by what was done and how it ended.",
-			write: actions,
+			write: counted(actions),
 		},
 		{
 			name: "gatewarden_unavailable_seconds", kind: exposition.Histogram, lost: true,
-			help: "How long clients had no gateway, of each replacement: from the stop signal or the exit to the successor's proof.",
-			write: func(t *exposition.Text, name string, c Container, of []exposition.Label) {
+			help: "How long clients had no gateway, of each replacement that left a gap: from the stop signal or the exit to the successor's proof.",
+			write: counted(func(t *exposition.Text, name string, c Container, of []exposition.Label) {
 				t.Histogram(name, counters.Bounds(), c.Counters.Unavailable.Buckets, c.Counters.Unavailable.Seconds, of...)
-			},
+			}),
 		},
+	}
+}
+
+// counted leaves out what is not known: a 0 in its place would be a counter that began anew, and what it had before an increase
+// when it is known again.
+func counted(write func(*exposition.Text, string, Container, []exposition.Label)) func(*exposition.Text, string, Container, []exposition.Label) {
+	return func(t *exposition.Text, name string, c Container, of []exposition.Label) {
+		if c.Counters != nil {
+			write(t, name, c, of)
+		}
 	}
 }
 

@@ -55,7 +55,8 @@ func value(f *dto.MetricFamily, container string, labels ...string) (float64, bo
 
 var checked = time.Date(2026, 11, 25, 12, 0, 0, 250e6, time.UTC)
 
-// all is a container whose gateway runs, one whose gateway has failed, and one whose warden is lost.
+// all is a container whose gateway runs, one whose gateway has failed, one whose warden is lost, and one whose counters are not
+// known.
 func all() []Container {
 	yes, no := true, false
 	status := func(id string) *receipt.Status {
@@ -71,9 +72,10 @@ func all() []Container {
 	sums.Observe(&receipt.Receipt{Action: receipt.Restart, Outcome: receipt.Replaced, Old: &receipt.Old{}, New: &receipt.New{}, Millis: receipt.Millis{Unavailable: 7}})
 	sums.Observe(&receipt.Receipt{Action: "reload", Outcome: "half"})
 	return []Container{
-		{Status: well, Counters: sums, Memory: &Memory{Resident: 8 << 20, Proportional: 3 << 20}},
-		{Status: failed, Memory: &Memory{Resident: 1 << 20}},
-		{Status: lost, Lost: true, Counters: sums},
+		{Status: well, Counters: &sums, Memory: &Memory{Resident: 8 << 20, Proportional: 3 << 20}},
+		{Status: failed, Counters: &counters.Counters{}, Memory: &Memory{Resident: 1 << 20}},
+		{Status: lost, Lost: true, Counters: &sums},
+		{Status: status("other")}, // its memo is another release's
 	}
 }
 
@@ -116,6 +118,8 @@ func TestEachContainerIsToldAsItIs(t *testing.T) {
 		{"well", "gatewarden_actions_total", []string{"action=apply", "outcome=rolled-back"}, 0},
 		{"well", "gatewarden_actions_total", []string{"action=reload", "outcome=half"}, 1}, // of another release
 		{"failed", "gatewarden_actions_total", []string{"action=restart", "outcome=replaced"}, 0},
+		{"other", "gatewarden_warden_up", nil, 1},
+		{"other", "gatewarden_actions_total", []string{"action=restart", "outcome=replaced"}, -1},
 		{"lost", "gatewarden_actions_total", []string{"action=restart", "outcome=replaced"}, 1}, // no warden takes back what was
 	} {
 		v, ok := value(got[c.name], c.container, c.labels...)
@@ -125,6 +129,9 @@ func TestEachContainerIsToldAsItIs(t *testing.T) {
 		if v != c.want {
 			t.Errorf("%s of %s, %q: %v, want %v", c.name, c.container, c.labels, v, c.want)
 		}
+	}
+	if n := len(got["gatewarden_unavailable_seconds"].Metric); n != 3 {
+		t.Errorf("unavailable times of %d containers", n)
 	}
 	for i, id := range []string{"well", "failed", "lost"} {
 		h := got["gatewarden_unavailable_seconds"].Metric[i].GetHistogram()

@@ -68,9 +68,9 @@ Exit status: 0 listed; 2 usage; 3 not allowed.
 // row is one container as ps found it.
 type row struct {
 	status   *receipt.Status
-	counters counters.Counters // as written down; whoever asks the warden is not told
-	lost     bool              // status is what install.json knows
-	gone     bool              // its directory vanished between listing and asking
+	counters *counters.Counters // as written down; nil: that could not be read
+	lost     bool               // status is what install.json knows
+	gone     bool               // its directory vanished between listing and asking
 	err      error
 }
 
@@ -98,8 +98,8 @@ func (in *Invocation) ps(ctx context.Context, timeout time.Duration, look func(c
 // Found is one container of the host as its warden wrote it down.
 type Found struct {
 	Status   *receipt.Status
-	Counters counters.Counters
-	Lost     bool // its warden is gone, or does not answer: of Status only what the hook wrote down, and Code, is known
+	Counters *counters.Counters // nil: not known
+	Lost     bool               // its warden is gone, or does not answer: of Status only what the hook wrote down, and Code, is known
 }
 
 // Survey tells of all containers of the host what ps does, and wakes no more wardens than that.
@@ -159,7 +159,7 @@ func (in *Invocation) read(ctx context.Context, t Target, timeout time.Duration)
 	if !g.Signed {
 		r = in.ask(ctx, t, timeout)
 	}
-	r.counters = g.Counters
+	r.counters = &g.Counters
 	return r
 }
 

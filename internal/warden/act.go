@@ -121,6 +121,7 @@ func (w *Warden) finish(a *action, r *receipt.Receipt) {
 	w.counters.Observe(r)
 	failpoint.Hit(w.dir, "receipt")
 	w.keep(r)
+	failpoint.Hit(w.dir, "recorded")
 	w.recent.add(a.request, r)
 	w.acting = nil
 	w.tidy.Reset(tidyDelay)

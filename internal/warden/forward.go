@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/forward"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -33,6 +34,7 @@ func (w *Warden) forwarded(ctx context.Context, a *action, g *gateway, r *receip
 		w.first.set(&started, false)
 	}
 	a.stage(code.StageForward)
+	failpoint.Hit(w.dir, "forward")
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, forwardTime)
 	defer cancel()
