@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // ContentType is the format's media type.
@@ -80,6 +81,10 @@ func (t *Text) Histogram(name string, bounds []float64, buckets []uint64, sum fl
 
 // escape writes a label's value: what is not UTF-8 would make the whole text invalid.
 func (t *Text) escape(s string) {
+	if !strings.ContainsAny(s, "\\\"\n") && utf8.ValidString(s) {
+		t.b.WriteString(s)
+		return
+	}
 	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
 		switch r {
 		case '\\':

@@ -14,28 +14,34 @@ type Memory struct {
 	Proportional int64 // its part of what it shares with others: PSS
 }
 
-// ReadMemory reads it from /proc/PID/statm, which anybody may, and /proc/PID/smaps_rollup (Linux 4.14), which takes the right to
-// trace the process (proc(5)). It gives nil if the process is gone.
+// ReadMemory reads it from /proc/PID/smaps_rollup (Linux 4.14), which takes the right to trace the process, else what is in
+// /proc/PID/statm, which anybody may read (proc(5)). It gives nil if the process is gone.
 func ReadMemory(pid int) *Memory {
 	dir := fmt.Sprintf("/proc/%d/", pid)
+	m := &Memory{}
+	if rollup, err := read(dir + "smaps_rollup"); err == nil {
+		for line := range bytes.Lines(rollup) {
+			f := bytes.Fields(line)
+			if len(f) < 2 {
+				continue
+			}
+			kib, _ := strconv.ParseInt(string(f[1]), 10, 64)
+			switch string(f[0]) {
+			case "Rss:":
+				m.Resident = kib << 10
+			case "Pss:":
+				m.Proportional = kib << 10
+				return m // it comes after Rss, and before twenty lines that nobody wants
+			}
+		}
+	}
 	statm, err := read(dir + "statm")
 	if err != nil {
 		return nil
 	}
-	m := &Memory{}
 	if f := bytes.Fields(statm); len(f) > 1 {
 		pages, _ := strconv.ParseInt(string(f[1]), 10, 64)
 		m.Resident = pages * int64(os.Getpagesize())
-	}
-	rollup, err := read(dir + "smaps_rollup")
-	if err != nil {
-		return m
-	}
-	for line := range bytes.Lines(rollup) {
-		if f := bytes.Fields(line); len(f) > 1 && string(f[0]) == "Pss:" {
-			kib, _ := strconv.ParseInt(string(f[1]), 10, 64)
-			m.Proportional = kib << 10
-		}
 	}
 	return m
 }
