@@ -104,8 +104,28 @@ func families() []family {
 		},
 		{
 			name: "gatewarden_generation", kind: exposition.Gauge,
-			help:  "The generation that runs, as status shows it.",
+			help:  "The generation of the configuration that is current.",
 			write: gauge(func(c Container) float64 { return float64(c.Status.Generation) }),
+		},
+		{
+			name: "gatewarden_rejected_generation", kind: exposition.Gauge,
+			help: "The generation that was tried and turned down, until another change succeeds; 0: none.",
+			write: gauge(func(c Container) float64 {
+				if c.Status.Rejected == nil {
+					return 0
+				}
+				return float64(c.Status.Rejected.Generation)
+			}),
+		},
+		{
+			name: "gatewarden_unlocked_until_timestamp_seconds", kind: exposition.Gauge,
+			help: "When the configuration, which is unlocked, is locked again; left out while it is locked.",
+			write: moment(func(s *receipt.Status) *time.Time {
+				if s.Unlocked == nil {
+					return nil
+				}
+				return &s.Unlocked.Until
+			}),
 		},
 		{
 			name: "gatewarden_standby_present", kind: exposition.Gauge,
