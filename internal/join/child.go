@@ -124,7 +124,7 @@ func request(fd int) (Request, Files, error) {
 	case n == 0:
 		return Request{}, Files{}, errors.New("the warden has closed the socket")
 	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
-		return Request{}, Files{}, fmt.Errorf("it is longer than %d bytes or has more than %d files", maxRequest, fixedFiles+maxHeld)
+		return Request{}, Files{}, fmt.Errorf("it is longer than %d bytes or has more than %d sockets to hold", maxRequest, maxHeld)
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(messages) != 1 {
@@ -147,6 +147,10 @@ func request(fd int) (Request, Files, error) {
 		}
 		files.Mounts = open(next, "mount namespace")
 		next++
+	}
+	// There was room for a mount namespace, with which this one may not have come.
+	if len(fds)-next > maxHeld {
+		return req, files, fmt.Errorf("it has more than %d sockets to hold", maxHeld)
 	}
 	for ; next < len(fds); next++ {
 		files.Held = append(files.Held, open(next, "held socket"))

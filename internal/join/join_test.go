@@ -141,7 +141,7 @@ func TestAJoinerGetsItsFilesWithItsRequest(t *testing.T) {
 	}
 	// One more than there may be.
 	files.Held = append(files.Held, open("over"))
-	if _, err := Launcher(t.Context(), "/proc/self/exe", io.Discard, Request{ID: "looks"}, files); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("more than %d files", fixedFiles+maxHeld)) {
+	if _, err := Launcher(t.Context(), "/proc/self/exe", io.Discard, Request{ID: "looks"}, files); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("more than %d sockets", maxHeld)) {
 		t.Errorf("with too many files: %v", err)
 	}
 }

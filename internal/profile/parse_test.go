@@ -226,6 +226,27 @@ func TestReadyIsWhatTheProfileSaysOrTheFirstListener(t *testing.T) {
 	}
 }
 
+func TestThePreflightIsACommandWithATimeout(t *testing.T) {
+	for _, c := range []struct {
+		name, toml string
+		want       Preflight
+	}{
+		{"absent", "", Preflight{}},
+		{"a command", "[preflight]\ncommand = ['/usr/sbin/nginx', '-t']\n",
+			Preflight{Command: []string{"/usr/sbin/nginx", "-t"}, Timeout: 10 * time.Second}},
+		{"with a timeout", "[preflight]\ncommand = ['/bin/gw', 'a b', '']\ntimeout = '1m30s'\n",
+			Preflight{Command: []string{"/bin/gw", "a b", ""}, Timeout: 90 * time.Second}},
+		{"in what a [[mount]] shows", "[preflight]\ncommand = ['/etc/gateway/check']\n[[mount]]\nsource = '/etc/x'\ntarget = '/etc/gateway'\n",
+			Preflight{Command: []string{"/etc/gateway/check"}, Timeout: 10 * time.Second}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := mustParse(t, base+listenTCP+c.toml).Preflight; !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
 func TestListsAndSizesAreBounded(t *testing.T) {
 	many := func(format string, n int) string {
 		var b strings.Builder

@@ -20,9 +20,9 @@ func apply() Command {
 		Summary: "change the gateway's configuration, and go back by itself if that fails",
 		Host:    true,
 		Help: `Copies a configuration into a new generation, lets the profile's [preflight] command judge it while the gateway serves,
-shows it to the container, restarts the gateway, and proves it. If anything fails before the gateway is told to stop, it was
-not touched (exit 3). If anything fails after that, the generation before is shown and started again, with the same proofs
-(exit 4). A configuration that is what runs already changes nothing.
+shows it to the container, restarts the gateway, and proves it. If anything fails before the gateway is told to stop, it
+was not touched (exit 3). If anything fails after that, the generation before is shown and started again, with the same
+proofs (exit 4). A configuration that is what runs already changes nothing.
 
 Without --config what the profile declares is taken up: its own text, and the sources of its [[mount]] entries.
 
@@ -52,11 +52,11 @@ func rollback() Command {
 		Args:    "CONTAINER",
 		Summary: "go back to a configuration that was there before",
 		Host:    true,
-		Help: `Shows an earlier generation to the container, restarts the gateway with it, and proves it, as apply does. A later restart does
-not undo that: what is declared is taken up again when somebody edits it.
+		Help: `Shows an earlier generation to the container, restarts the gateway with it, and proves it, as apply does. A later
+restart does not undo that: what is declared is taken up again when somebody edits it.
 
-  --to N             the generation, as generations lists them (the one before the current one). The current one itself is
-                     started again as it is, whatever is declared, and a rejection is taken note of
+  --to N             the generation, as generations lists them (the one before the current one). The current one itself
+                     is started again as it is, whatever is declared, and a rejection is taken note of
   --dry-run          make all checks, print the plan and the differences, and change nothing
   --skip-preflight   without the profile's [preflight] command
   --timeout D        the deadline for proving it, waiting for its turn included

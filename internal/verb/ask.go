@@ -47,13 +47,16 @@ func (in *Invocation) askStatus(ctx context.Context, t Target, timeout time.Dura
 // on the side, which it answers whatever it is doing: so the time that an action takes needs no limit here, and a
 // warden that hangs is told from one that is busy.
 func (in *Invocation) act(ctx context.Context, t Target, req control.Request, on func(control.Message)) (control.Message, error) {
-	return in.actWithin(ctx, t, req, silence, on)
+	return in.actWithin(ctx, t, req, patience{silence, grace}, on)
 }
 
-func (in *Invocation) actWithin(ctx context.Context, t Target, req control.Request, silence time.Duration, on func(control.Message)) (control.Message, error) {
+// patience is how long is waited for a warden.
+type patience struct{ silence, grace time.Duration }
+
+func (in *Invocation) actWithin(ctx context.Context, t Target, req control.Request, wait patience, on func(control.Message)) (control.Message, error) {
 	if req.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, req.Timeout+grace)
+		ctx, cancel = context.WithTimeout(ctx, req.Timeout+wait.grace)
 		defer cancel()
 	}
 	ctx, hang := context.WithCancelCause(ctx)
@@ -65,8 +68,8 @@ func (in *Invocation) actWithin(ctx context.Context, t Target, req control.Reque
 			case <-ctx.Done():
 				return
 			case <-heard:
-			case <-time.After(silence):
-				if _, err := in.askStatus(ctx, t, silence); err != nil && ctx.Err() == nil {
+			case <-time.After(wait.silence):
+				if _, err := in.askStatus(ctx, t, wait.silence); err != nil && ctx.Err() == nil {
 					hang(code.Errorf(code.WardenLost, code.StageQueue, "the warden of %s has stopped answering: %w", t, err))
 					return
 				}

@@ -14,6 +14,7 @@ func FuzzArguments(f *testing.F) {
 	for _, s := range []string{
 		"restart --reason x --timeout 1s --if-generation 3", "logs -n 5 -t", "status --json", "-q", "help restart", "recover -- x", "receipts -n -1",
 		"probe --timeout=1000h", "restart --request-id " + strings.Repeat("x", 200), "--json status", "upgrade-warden", "events --all", "audit verify",
+		"apply web --config /etc/gateway=/root/new --dry-run", "rollback --to 3 --skip-preflight", "generations --diff 1,2 --json",
 	} {
 		f.Add(strings.ReplaceAll(s, " ", "\x00"))
 	}

@@ -202,6 +202,14 @@ func TestUsageErrorsExit2AndSayWhatIsWrong(t *testing.T) {
 		{[]string{"logs", "a", "-n", "-3"}, "give a whole number from 0 to 100000"},
 		{[]string{"receipts", "a", "-n", "0"}, "give a whole number from 1 to 100000"},
 		{[]string{"ps", "a"}, "ps lists all containers"},
+		{[]string{"apply", "a", "--config="}, "the directory or file to copy"},
+		{[]string{"apply", "a", "--config", "/etc/gateway="}, "the directory or file to copy"},
+		{[]string{"apply", "a", "--to", "1"}, "unknown flag --to"},
+		{[]string{"rollback", "a", "--to", "0"}, "a generation is a whole number"},
+		{[]string{"rollback", "a", "--config", "/root/x"}, "unknown flag --config"},
+		{[]string{"restart", "a", "--dry-run"}, "unknown flag --dry-run"},
+		{[]string{"generations", "a", "--diff", "1,x"}, "the number of a generation, or two"},
+		{[]string{"generations", "a", "--diff", "0,1"}, "the number of a generation, or two"},
 		{[]string{"help", "resart"}, `no help on "resart"`},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
