@@ -223,24 +223,64 @@ var ErrNone = errors.New("there is none")
 
 // Record reads the record. Without one the error wraps ErrNone.
 func (s *Store) Record() (Record, error) {
-	r, err := readJSON[Record](filepath.Join(s.dir, recordName))
+	name := filepath.Join(s.dir, recordName)
+	data, err := readOurs(name)
+	if err != nil {
+		return Record{}, err
+	}
+	r, err := parseRecord(data)
+	if err != nil {
+		return Record{}, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	return r, nil
+}
+
+func parseRecord(data []byte) (Record, error) {
+	r, err := strictjson.Decode[Record](data)
 	if err == nil && (r.Version != version || r.Current <= 0 || r.Next <= r.Current || r.Trying < 0 || r.Trying >= r.Next) {
-		err = fmt.Errorf("cannot use %s: version %d, current %d, trying %d and next %d do not fit together",
-			filepath.Join(s.dir, recordName), r.Version, r.Current, r.Trying, r.Next)
+		err = fmt.Errorf("version %d, current %d, trying %d and next %d do not fit together", r.Version, r.Current, r.Trying, r.Next)
 	}
 	return r, err
 }
 
 // Get describes generation n. Without it the error wraps ErrNone.
 func (s *Store) Get(n int) (*Generation, error) {
-	g, err := readJSON[Generation](filepath.Join(s.path(n), manifestName))
+	name := filepath.Join(s.path(n), manifestName)
+	data, err := readOurs(name)
 	if errors.Is(err, ErrNone) {
 		return nil, fmt.Errorf("generation %d: %w", n, ErrNone)
 	}
-	if err == nil && (g.Version != version || g.Number != n) {
-		err = fmt.Errorf("cannot use %s: it describes generation %d in version %d", filepath.Join(s.path(n), manifestName), g.Number, g.Version)
+	if err != nil {
+		return nil, err
 	}
-	return &g, err
+	g, err := parseGeneration(data)
+	if err == nil && g.Number != n {
+		err = fmt.Errorf("it describes generation %d", g.Number)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	return g, nil
+}
+
+func parseGeneration(data []byte) (*Generation, error) {
+	g, err := strictjson.Decode[Generation](data)
+	switch {
+	case err != nil:
+		return nil, err
+	case g.Version != version || g.Number <= 0 || g.Parent < 0 || g.Parent >= g.Number:
+		return nil, fmt.Errorf("generation %d with the parent %d in version %d is none", g.Number, g.Parent, g.Version)
+	case len(g.From.Sources) != len(g.Mounts):
+		return nil, fmt.Errorf("it has %d mounts from %d sources", len(g.Mounts), len(g.From.Sources))
+	}
+	for _, m := range g.Mounts {
+		for _, f := range m.Files {
+			if !filepath.IsLocal(f.Path) {
+				return nil, fmt.Errorf("%q does not lie in a mount", f.Path)
+			}
+		}
+	}
+	return &g, nil
 }
 
 // Profile gives the text of generation g's profile, which is the one that its digest tells.
@@ -362,23 +402,45 @@ func (s *Store) prune(r Record, keep int) error {
 	needed := func(n int) bool {
 		return n == r.Current || n == r.Trying || keep > 1 && r.Rejected != nil && n == r.Rejected.Generation
 	}
-	extra := len(all) - keep
-	for _, n := range all {
-		if n >= r.Next || extra > 0 && !needed(n) {
+	staged, _ := slices.BinarySearch(all, r.Next)
+	extra := staged - keep
+	for i, n := range all {
+		switch {
+		case i >= staged: // and never tried
+			err = errors.Join(err, s.remove(n))
+		case extra > 0 && !needed(n):
 			extra--
 			err = errors.Join(err, s.remove(n))
 		}
 	}
-	return errors.Join(err, os.RemoveAll(filepath.Join(s.dir, stagingName)))
+	return errors.Join(err, s.sweep())
 }
 
 // remove takes the number away first, so that no reader finds half of a generation.
 func (s *Store) remove(n int) error {
 	gone := filepath.Join(s.dir, stagingName+"."+strconv.Itoa(n))
+	// There is one if that was interrupted the last time.
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
 	if err := os.Rename(s.path(n), gone); err != nil {
 		return err
 	}
 	return os.RemoveAll(gone)
+}
+
+// sweep removes what Stage and remove leave if they are interrupted.
+func (s *Store) sweep() error {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), stagingName) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // write replaces the record. durable: it is on disk when write returns.
@@ -420,20 +482,13 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-func readJSON[T any](name string) (T, error) {
-	var none T
+// readOurs reads a file of the store. Without it the error wraps ErrNone.
+func readOurs(name string) ([]byte, error) {
 	data, err := readBounded(name, maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
-		return none, fmt.Errorf("%s: %w", name, ErrNone)
+		return nil, fmt.Errorf("%s: %w", name, ErrNone)
 	}
-	if err != nil {
-		return none, err
-	}
-	v, err := strictjson.Decode[T](data)
-	if err != nil {
-		return none, fmt.Errorf("cannot use %s: %w", name, err)
-	}
-	return v, nil
+	return data, err
 }
 
 func readBounded(name string, most int64) ([]byte, error) {

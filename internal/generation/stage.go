@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -93,7 +94,11 @@ func (s *Store) Stage(ctx context.Context, p Plan) (*Generation, error) {
 		return nil, err
 	}
 	staging := filepath.Join(s.dir, stagingName)
-	if err := errors.Join(os.RemoveAll(staging), os.RemoveAll(s.path(n))); err != nil {
+	err := s.sweep()
+	if rerr := s.remove(n); !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot stage a generation: %w", err)
 	}
 	g, err := s.build(ctx, staging, n, p)
