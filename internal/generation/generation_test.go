@@ -53,14 +53,12 @@ func reenter() error {
 		return err
 	}
 	defer os.Remove(dir)
-	script := `mount -t tmpfs -o mode=0755 none "$0" && exec /proc/self/fd/3 "$@"`
-	cmd := exec.Command("/bin/sh", append([]string{"-c", script, dir}, os.Args[1:]...)...)
-	self, err := os.Open("/proc/self/exe")
+	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	defer self.Close()
-	cmd.ExtraFiles = []*os.File{self}
+	script := `mount -t tmpfs -o mode=0755 none "$0" && exec "$@"`
+	cmd := exec.Command("/bin/sh", append([]string{"-c", script, dir, self}, os.Args[1:]...)...)
 	cmd.Env = append(os.Environ(), inside+"=1", "TMPDIR="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
