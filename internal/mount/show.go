@@ -197,6 +197,11 @@ func (p *placer) exchange(tree, dir *os.File, name string) error {
 	case !errors.Is(err, unix.EINVAL): // what kernels before 6.5 say to a flag that they do not know
 		return syscallError("move_mount", "5.2", err)
 	}
+	return p.replace(tree, dir, name, parent.mountID)
+}
+
+// replace is exchange for kernels before 6.5: the mount is taken away, and then tree put there. parent is the mount that dir is in.
+func (p *placer) replace(tree, dir *os.File, name string, parent uint64) error {
 	if err := detach(dir, name); err != nil {
 		return err
 	}
@@ -205,7 +210,7 @@ func (p *placer) exchange(tree, dir *os.File, name string) error {
 		return fmt.Errorf("cannot open the target: %w", err)
 	}
 	defer bare.Close()
-	return p.attach(tree, bare, parent.mountID)
+	return p.attach(tree, bare, parent)
 }
 
 // detach takes away the topmost mount at name in dir. Whoever has something of it open keeps that.

@@ -159,6 +159,84 @@ func TestAnInterruptedChangeIsFinishedByTheNext(t *testing.T) {
 	}
 }
 
+// replaces does what exchange does on a kernel before 6.5.
+func (s *shower) replaces(source Source) error {
+	s.t.Helper()
+	tree, err := clone(source)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer tree.Close()
+	ns, err := s.init.OpenNamespace("mnt")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer ns.Close()
+	return inNamespace(ns, func(self *os.File) error {
+		root, err := openat(unix.AT_FDCWD, "/", unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		p, err := newPlacer(self, root, Options{})
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		dir, err := openBelow(root, "etc")
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		parent, err := stat(int(dir.Fd()))
+		if err != nil {
+			return err
+		}
+		return p.replace(tree, dir, "gateway", parent.mountID)
+	})
+}
+
+func TestBefore65TheOldOneIsTakenAwayAndTheNewOnePutThere(t *testing.T) {
+	s := newShower(t, 2)
+	before, err := os.Open(s.path("/etc/gateway"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	for _, i := range []int{1, 0, 1} {
+		if err := s.replaces(s.source(i)); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.sees(); got != fmt.Sprint(i) {
+			t.Errorf("the container sees %q, not %d", got, i)
+		}
+		if n := s.stacked(); n != 1 {
+			t.Errorf("%d mounts lie at the target:\n%s", n, s.mounts())
+		}
+	}
+	if err := os.WriteFile(s.path("/etc/gateway/name"), nil, 0o644); err == nil {
+		t.Error("what is shown can be written")
+	}
+	if names, err := before.Readdirnames(-1); err != nil || len(names) != 1 {
+		t.Errorf("the old directory, which was open, shows %v (%v)", names, err)
+	}
+	// Either way leads on from the other.
+	s.show(0)
+}
+
+func TestBefore65AnInterruptedChangeLeavesNothingThere(t *testing.T) {
+	s := newShower(t, 2)
+	if out, err := exec.Command("nsenter", "-t", fmt.Sprint(s.init.PID()), "-m", "/bin/busybox", "umount", "/etc/gateway").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := s.replaces(s.source(1)); err == nil {
+		t.Error("where nothing is, something was taken away")
+	}
+	if n := s.stacked(); n != 0 {
+		t.Errorf("%d mounts lie at the target", n)
+	}
+}
+
 func TestNothingIsShownWhereNothingWasPlaced(t *testing.T) {
 	s := newShower(t, 2)
 	if out, err := exec.Command("nsenter", "-t", fmt.Sprint(s.init.PID()), "-m", "/bin/busybox", "umount", "/etc/gateway").CombinedOutput(); err != nil {
