@@ -58,8 +58,12 @@ func (i *installation) configure(ctx context.Context) (err error) {
 		return nil
 	}
 	text, err := c.store.Profile(g)
+	if err != nil && !c.store.Kept(r) {
+		c.before = nil
+		return nil // as above
+	}
 	if err != nil {
-		return err
+		return c.damaged(err)
 	}
 	if i.profile, err = profile.Parse(i.record.Profile, text); err != nil {
 		return fmt.Errorf("generation %d: %w", g.Number, invalid(err))
@@ -89,6 +93,11 @@ func (c *configuration) interrupted(r generation.Record) generation.Inputs {
 	return g.From.Over(r.Seen)
 }
 
+// damaged is the error for a generation that is Kept and not as it was.
+func (c *configuration) damaged(err error) error {
+	return fmt.Errorf("%w; it was applied and cannot be made again: put it right, or remove %s to begin with what is declared", err, c.store.Dir())
+}
+
 // settle makes the configuration that configure has chosen the current generation, and gives its number.
 func (i *installation) settle(ctx context.Context) (number int, err error) {
 	c := &i.configuration
@@ -113,7 +122,7 @@ func (i *installation) settle(ctx context.Context) (number int, err error) {
 	if c.before != nil {
 		if err := c.store.Verify(ctx, c.before.Number, i.profile.Gateway.User); err != nil {
 			if c.store.Kept(r) {
-				return 0, fmt.Errorf("%w; it was applied and cannot be made again: put it right, or remove %s to begin with what is declared", err, c.store.Dir())
+				return 0, c.damaged(err)
 			}
 			if err := c.store.SetAside(); err != nil {
 				return 0, err
