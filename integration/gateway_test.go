@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/integration/harness"
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -38,14 +39,51 @@ func mountTable(source, target string) string {
 	return fmt.Sprintf("[[mount]]\nsource = %q\ntarget = %q\n", source, target)
 }
 
-// withStatusFile is a gateway whose health is the number in a file of dir, which is mounted.
-func withStatusFile(dir string) *harness.Profile {
+// shown is where the host keeps what the container is shown by its first [[mount]]: a copy of the declared source. Nobody edits that,
+// but a test can, where something changes under a gateway that runs and its configuration stays.
+func (c *container) shown() string {
+	c.t.Helper()
+	store := generation.Open(c.stateDir())
+	r, err := store.Record()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return store.Tree(r.Current, 0)
+}
+
+// withStatusFile is a gateway whose health is the number in a file of its state directory, if there is one (health).
+func withStatusFile() *harness.Profile {
 	return &harness.Profile{
-		Args:    []string{"--status-file", "/etc/gateway/status"},
+		Args:    []string{"--status-file", "/var/lib/gateway/status"},
 		Ready:   "http = \"http://" + harness.GatewayAddress + "/health\"\naccept = [200]\ntimeout = \"800ms\"",
 		Restart: "policy = \"never\"",
-		More:    mountTable(dir, "/etc/gateway"),
+		More:    gatewayState,
 	}
+}
+
+// health decides what a gateway made by withStatusFile answers.
+func (c *container) health(status string) {
+	c.t.Helper()
+	writeFile(c.t, filepath.Join(c.stateDir(), "state", "var%2Flib%2Fgateway", "status"), status+"\n", 0o644)
+}
+
+// withOptions is testgateway with further arguments from a file that it is shown, so that a test can change them (options) and the
+// configuration stays.
+func withOptions(t *testing.T, p harness.Profile, args ...string) *harness.Profile {
+	t.Helper()
+	dir := mountDir(t)
+	writeFile(t, dir+"/options", optionsLine(args), 0o644)
+	p.Command = []string{"/bin/sh", "-c", ". /etc/gateway/options; exec /usr/local/bin/testgateway --listen " + harness.GatewayAddress + " $OPTIONS"}
+	p.More += mountTable(dir, "/etc/gateway")
+	return &p
+}
+
+func optionsLine(args []string) string { return fmt.Sprintf("OPTIONS=%q\n", strings.Join(args, " ")) }
+
+// options are the further arguments of the next gateway.
+func (c *container) options(args ...string) {
+	c.t.Helper()
+	writeFile(c.t, c.shown()+"/options", optionsLine(args), 0o644)
 }
 
 func TestAGatewayThatIgnoresTERMIsKilledThroughItsHandle(t *testing.T) {
@@ -107,7 +145,7 @@ func TestAContainerWhoseStartFailedCanBeStartedOnceItsGatewayRuns(t *testing.T) 
 	if r.Status == 0 || !strings.Contains(r.Stderr, string(code.ProbeFailed)) {
 		t.Fatalf("%v", r)
 	}
-	writeFile(t, dir+"/status", "200\n", 0o644)
+	writeFile(t, c.shown()+"/status", "200\n", 0o644)
 	c.waitFor("the policy's next start succeeded", func(s receipt.Status) bool { return s.State == receipt.Running })
 	if err := c.task().Start(host.Context(t.Context())); err != nil {
 		t.Fatal(err)
@@ -127,12 +165,10 @@ func TestAGatewayThatNeverBindsIsNotReady(t *testing.T) {
 }
 
 func TestARestartWhoseSuccessorIsNotHealthyFailsLoudlyAndCanBeRepeated(t *testing.T) {
-	dir := mountDir(t)
-	writeFile(t, dir+"/status", "200\n", 0o644)
-	c := run(t, options{profile: withStatusFile(dir)})
+	c := run(t, options{profile: withStatusFile()})
 	before := c.status()
 
-	writeFile(t, dir+"/status", "500\n", 0o644)
+	c.health("500")
 	r := c.tryRestart()
 	refused(t, r, code.ExitFailed, string(code.ProbeFailed))
 	got := decode[receipt.Receipt](t, r.Stdout)
@@ -144,7 +180,7 @@ func TestARestartWhoseSuccessorIsNotHealthyFailsLoudlyAndCanBeRepeated(t *testin
 	}
 
 	// No quarantine: the operator's next restart works as soon as its reason has gone.
-	writeFile(t, dir+"/status", "200\n", 0o644)
+	c.health("200")
 	c.restart()
 	c.ask()
 }
@@ -169,6 +205,11 @@ func TestARefusedRestartCausesNoOutage(t *testing.T) {
 	}{
 		{
 			name: "the binary is not root's any more", code: code.UntrustedBinary,
+			harm: func(t *testing.T, c *container, _ string) { chown(t, c.shown()+"/gateway", harness.WorkloadUID) },
+			mend: func(t *testing.T, c *container, _ string) { chown(t, c.shown()+"/gateway", 0) },
+		},
+		{
+			name: "the declared binary is not root's any more", code: code.PreflightFailed,
 			harm: func(t *testing.T, _ *container, dir string) { chown(t, dir+"/gateway", harness.WorkloadUID) },
 			mend: func(t *testing.T, _ *container, dir string) { chown(t, dir+"/gateway", 0) },
 		},
@@ -397,9 +438,7 @@ func TestARepeatedRequestGivesTheFirstReceipt(t *testing.T) {
 }
 
 func TestRecoverDoesNothingToAHealthyGatewayAndReplacesAnother(t *testing.T) {
-	dir := mountDir(t)
-	writeFile(t, dir+"/status", "200\n", 0o644)
-	c := run(t, options{profile: withStatusFile(dir)})
+	c := run(t, options{profile: withStatusFile()})
 	before := c.status()
 	got := decode[receipt.Receipt](t, c.mustExec("gatewarden", "recover", "--json"))
 	if got.Outcome != receipt.AlreadyRunning || c.status().PID != before.PID {
@@ -415,14 +454,12 @@ func TestRecoverDoesNothingToAHealthyGatewayAndReplacesAnother(t *testing.T) {
 }
 
 func TestProbeHasNoSideEffects(t *testing.T) {
-	dir := mountDir(t)
-	writeFile(t, dir+"/status", "200\n", 0o644)
-	c := run(t, options{profile: withStatusFile(dir)})
+	c := run(t, options{profile: withStatusFile()})
 	before := c.status()
 	if r := c.exec("gatewarden", "probe"); r.Status != 0 {
 		t.Errorf("%v", r)
 	}
-	writeFile(t, dir+"/status", "500\n", 0o644)
+	c.health("500")
 	if r := c.exec("gatewarden", "probe"); r.Status == 0 || !strings.Contains(r.Stdout+r.Stderr, "500") {
 		t.Errorf("the probe does not tell that the gateway answers 500:\n%v", r)
 	}

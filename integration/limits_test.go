@@ -110,11 +110,10 @@ var limitFaults = faults{
 			message: "cannot restart gateway …: the gateway ended before it was ready (killed by SIGKILL, out of memory: the kernel killed it at the container's memory limit of … bytes)…; no gateway runs now",
 			state:   receipt.FailedSt, gateway: none, note: "its policy is \"never\" here",
 			do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
-				p := harness.Profile{Restart: "policy = \"never\""}
-				c := run(t, options{profile: &p, flags: []string{"--memory-limit", "100000000"}})
+				p := withOptions(t, harness.Profile{Restart: "policy = \"never\""})
+				c := run(t, options{profile: p, flags: []string{"--memory-limit", "100000000"}})
 				before := c.parked()
-				p.Args = []string{"--eat"}
-				writeProfile(t, c.id, p.TOML())
+				c.options("--eat")
 				return c, before, c.tryRestart()
 			},
 		},

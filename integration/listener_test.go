@@ -305,11 +305,9 @@ func listenerOwn() []fault {
 		message: cannotRestart + "the gateway itself has a socket too many on tcp://127.0.0.1:18789 (api), 127.0.0.1:18789 (inode …, uid 64990), so that nobody can tell which of them answers: let it bind the address once; it wrote nothing; no gateway runs now",
 		state:   receipt.FailedSt, gateway: none, note: "with the policy \"never\"; with others it counts as an end of the gateway's",
 		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
-			p := &harness.Profile{Args: []string{"--reuseport"}, Restart: "policy = \"never\""}
-			c := run(t, options{profile: p})
+			c := run(t, options{profile: withOptions(t, harness.Profile{Restart: "policy = \"never\""}, "--reuseport")})
 			before := c.status()
-			p.Args = append(p.Args, "--listen", harness.GatewayAddress)
-			writeProfile(t, c.id, p.TOML())
+			c.options("--reuseport", "--listen", harness.GatewayAddress)
 			return c, before, c.tryRestart()
 		},
 	}}

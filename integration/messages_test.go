@@ -41,9 +41,8 @@ var complaints = []struct {
 		return c, c.operator("restart")
 	}},
 	{code.UntrustedBinary, "restart", func(t *testing.T) (*container, harness.Result) {
-		dir := gatewayDir(t)
-		c := run(t, options{profile: mountedGateway(dir)})
-		chown(t, dir+"/gateway", harness.WorkloadUID)
+		c := run(t, options{profile: mountedGateway(gatewayDir(t))})
+		chown(t, c.shown()+"/gateway", harness.WorkloadUID)
 		return c, c.operator("restart")
 	}},
 	{code.NotManaged, "restart", func(t *testing.T) (*container, harness.Result) {
@@ -103,7 +102,7 @@ var complaints = []struct {
 		return c, c.operator("restart")
 	}},
 	{code.LaunchFailed, "restart", func(t *testing.T) (*container, harness.Result) {
-		return failingRestart(t, harness.Profile{Args: []string{"--crash"}})
+		return failingRestart(t, "--crash")
 	}},
 	{code.PostureMismatch, "probe", func(t *testing.T) (*container, harness.Result) {
 		// The program that was proven becomes another one, and leaves the listener to a child.
@@ -113,7 +112,7 @@ var complaints = []struct {
 		return c, c.operator("probe")
 	}},
 	{code.ListenerMissing, "restart", func(t *testing.T) (*container, harness.Result) {
-		return failingRestart(t, harness.Profile{Args: []string{"--never-bind"}})
+		return failingRestart(t, "--never-bind")
 	}},
 	{code.ListenerContested, "restart", func(t *testing.T) (*container, harness.Result) {
 		c := run(t, options{profile: &harness.Profile{}})
@@ -128,7 +127,12 @@ var complaints = []struct {
 		return c, c.operator("restart")
 	}},
 	{code.ProbeFailed, "restart", func(t *testing.T) (*container, harness.Result) {
-		return failingRestart(t, harness.Profile{Args: []string{"--status", "500"}})
+		return failingRestart(t, "--status", "500")
+	}},
+	{code.RolledBack, "restart", func(t *testing.T) (*container, harness.Result) {
+		c := run(t, options{profile: &harness.Profile{}})
+		writeProfile(t, c.id, harness.Profile{Args: []string{"--crash"}}.TOML())
+		return c, c.operator("restart")
 	}},
 	{code.CrashLoop, "status", func(t *testing.T) (*container, harness.Result) {
 		c := run(t, options{profile: &harness.Profile{
@@ -159,13 +163,14 @@ var complaints = []struct {
 	}},
 }
 
-// failingRestart restarts a gateway whose profile has become that one.
-func failingRestart(t *testing.T, p harness.Profile) (*container, harness.Result) {
+// failingRestart restarts a gateway that fails with those arguments.
+func failingRestart(t *testing.T, args ...string) (*container, harness.Result) {
 	t.Helper()
-	p.Ready = "http = \"http://" + harness.GatewayAddress + "/health\"\naccept = [200]\ntimeout = \"700ms\""
-	p.Restart = "policy = \"never\""
-	c := run(t, options{profile: &harness.Profile{}})
-	writeProfile(t, c.id, p.TOML())
+	c := run(t, options{profile: withOptions(t, harness.Profile{
+		Ready:   "http = \"http://" + harness.GatewayAddress + "/health\"\naccept = [200]\ntimeout = \"700ms\"",
+		Restart: "policy = \"never\"",
+	})})
+	c.options(args...)
 	return c, c.operator("restart")
 }
 
@@ -202,10 +207,10 @@ func (c *container) asNobody(verb string) harness.Result {
 var backticked = regexp.MustCompile("`([^`]+)`")
 
 // onlyReads are verbs that a test may run wherever a message names them.
-var onlyReads = []string{"status", "ps", "logs", "receipts", "probe", "doctor", "profile"}
+var onlyReads = []string{"status", "ps", "logs", "receipts", "probe", "doctor", "profile", "generations"}
 
 func TestEveryCodesMessageNamesTheContainerAndACureThatWorks(t *testing.T) {
-	done := map[code.Code]bool{code.RolledBack: true} // reserved: no action does this yet
+	done := map[code.Code]bool{}
 	for _, row := range complaints {
 		done[row.code] = true
 		t.Run(string(row.code), func(t *testing.T) {

@@ -31,7 +31,8 @@ const (
 // testgateway, "check" for the command of a probe, "testgrpc" the gateway that speaks gRPC.
 type probed struct {
 	*container
-	dir     string
+	source  string // the directory that its profile declares
+	dir     string // where its files are: the source, and when it runs what it is shown
 	profile *harness.Profile
 }
 
@@ -48,9 +49,11 @@ func probedProfile(dir, ready string) *harness.Profile {
 	}
 }
 
-func grpcProfile(dir, ready string, args ...string) *harness.Profile {
+// grpcProfile is a gateway that speaks gRPC, with arguments from a file of dir.
+func grpcProfile(t *testing.T, dir, ready string, args ...string) *harness.Profile {
+	writeFile(t, dir+"/options", optionsLine(args), 0o644)
 	p := probedProfile(dir, ready)
-	p.Command = append([]string{"/opt/probe/testgrpc", "--listen", harness.GatewayAddress}, args...)
+	p.Command = []string{"/bin/sh", "-c", ". /opt/probe/options; exec /opt/probe/testgrpc --listen " + harness.GatewayAddress + " $OPTIONS"}
 	return p
 }
 
@@ -69,7 +72,8 @@ func probeDir(t *testing.T) string {
 
 func runProbed(t *testing.T, dir string, p *harness.Profile) *probed {
 	t.Helper()
-	return &probed{container: run(t, options{profile: p}), dir: dir, profile: p}
+	c := run(t, options{profile: p})
+	return &probed{container: c, source: dir, dir: c.shown(), profile: p}
 }
 
 // health decides what testgateway answers.
@@ -158,7 +162,9 @@ func restarted(t *testing.T, dir string, profile *harness.Profile, harm func(p *
 func speakingGRPC(ready string, args ...string) func(*testing.T) (*container, receipt.Status, harness.Result) {
 	return func(t *testing.T) (*container, receipt.Status, harness.Result) {
 		dir := probeDir(t)
-		return restarted(t, dir, grpcProfile(dir, ready, "web=SERVING"), func(p *probed) { p.profiled(grpcProfile(dir, ready, args...)) })
+		return restarted(t, dir, grpcProfile(t, dir, ready, "web=SERVING"), func(p *probed) {
+			writeFile(t, p.dir+"/options", optionsLine(args), 0o644)
+		})
 	}
 }
 
@@ -268,7 +274,9 @@ func probeRows() []fault {
 		grpc("grpc: a gateway that speaks HTTP/1", noGRPC+"the answer is HTTP/1, and gRPC needs HTTP/2",
 			func(t *testing.T) (*container, receipt.Status, harness.Result) {
 				dir := probeDir(t)
-				return restarted(t, dir, grpcProfile(dir, askGRPC), func(p *probed) { p.profiled(probedProfile(dir, askGRPC)) })
+				return restarted(t, dir, grpcProfile(t, dir, askGRPC), func(p *probed) {
+					writeFile(t, p.dir+"/options", "exec /usr/local/bin/testgateway --listen "+harness.GatewayAddress+"\n", 0o644)
+				})
 			}),
 		failed(code.StageProbe, "no local port is left in the container's network", code.ProbeFailed, noPort+" (…s after its start); …",
 			restarting(askHTTP, func(p *probed) { p.noLocalPort() })),
@@ -280,7 +288,7 @@ func probeRows() []fault {
 			do: asking(askHTTP, "recover", func(p *probed) func() {
 				p.health("503")
 				// The successor does not read that file.
-				healthy := probedProfile(p.dir, askHTTP)
+				healthy := probedProfile(p.source, askHTTP)
 				healthy.Args = nil
 				p.profiled(healthy)
 				return nil
@@ -506,7 +514,7 @@ func TestAGatewayWhoseChildTakesTheListenersOverIsReady(t *testing.T) {
 func TestTheHealthServiceOfAGatewayIsAsked(t *testing.T) {
 	t.Run("over TCP", func(t *testing.T) {
 		dir := probeDir(t)
-		p := runProbed(t, dir, grpcProfile(dir, askGRPC+"service = \"web\"\n", "=NOT_SERVING", "web=SERVING"))
+		p := runProbed(t, dir, grpcProfile(t, dir, askGRPC+"service = \"web\"\n", "=NOT_SERVING", "web=SERVING"))
 		r := p.restart()
 		if r.Probe == nil || r.Probe.Kind != "grpc" || r.Probe.Verdict != "yes" {
 			t.Errorf("the receipt's probe: %+v", r.Probe)

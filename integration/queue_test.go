@@ -69,12 +69,12 @@ var queueFaults = faults{
 			return c, before, r
 		},
 	}, {
-		stage: "queue", fault: "somebody else has restarted it since the generation was looked up (`--if-generation`)",
+		stage: "queue", fault: "somebody else has changed its configuration since the generation was looked up (`--if-generation`)",
 		exit: code.ExitRefused, code: code.PreflightFailed,
-		message: "cannot restart gateway … of …: its generation is 2, not 1: somebody else has restarted it",
+		message: "cannot restart gateway … of …: generation 2 is current, not 1: somebody else has changed its configuration",
 		state:   receipt.Running, gateway: aNewOne,
 		do: func(t *testing.T) (*container, receipt.Status, harness.Result) {
-			c, before, finish := held(t)
+			c, before, finish := heldAfter(t, func(c *container) { writeProfile(t, c.id, "description = \"edited\"\n"+harness.Profile{}.TOML()) })
 			late := c.begin("gatewarden", "restart", "--json", "--if-generation", "1")
 			time.Sleep(200 * time.Millisecond)
 			finish()
@@ -100,9 +100,16 @@ func TestARequestThatHasToWaitHasADecidedEnd(t *testing.T) { queueFaults.run(t) 
 // held is a container with a restart under way that waits until finish is called.
 func held(t *testing.T, flags ...string) (c *container, before receipt.Status, finish func() harness.Result) {
 	t.Helper()
+	return heldAfter(t, func(*container) {}, flags...)
+}
+
+// heldAfter is held with something that happens before the restart.
+func heldAfter(t *testing.T, first func(c *container), flags ...string) (c *container, before receipt.Status, finish func() harness.Result) {
+	t.Helper()
 	withFailpoints(t)
 	c = run(t, options{profile: &harness.Profile{}})
 	before = c.waitFor("the standby is parked", func(s receipt.Status) bool { return s.Standby.PID != 0 })
+	first(c)
 	reached, release := c.hold("preflight")
 	done := c.begin(append([]string{"gatewarden", "restart", "--json"}, flags...)...)
 	reached()

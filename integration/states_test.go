@@ -124,13 +124,13 @@ var lives = []struct {
 		return c
 	}},
 	{"a stop that outlasts its deadline, and a program that is not trusted any more", []string{"stopping failed"}, func(t *testing.T) *container {
-		c, dir := slowAndUnhealthy(t)
-		chown(t, dir+"/gateway", harness.WorkloadUID)
+		c := slowAndUnhealthy(t)
+		chown(t, c.shown()+"/gateway", harness.WorkloadUID)
 		c.awaitState(receipt.FailedSt)
 		return c
 	}},
 	{"a stop that outlasts its deadline, and a port that somebody else has taken", []string{"stopping backoff"}, func(t *testing.T) *container {
-		c, _ := slowAndUnhealthy(t)
+		c := slowAndUnhealthy(t)
 		if r := c.ctr("task", "exec", "-d", "--exec-id", uniqueID("e"), c.id, "testworkload", "hold", "--address", "127.0.0.2:18789"); r.Status != 0 {
 			t.Fatalf("%v", r)
 		}
@@ -138,13 +138,12 @@ var lives = []struct {
 		return c
 	}},
 	{"a crash, and a program that is not trusted any more", []string{"backoff failed"}, func(t *testing.T) *container {
-		dir := gatewayDir(t)
-		p := mountedGateway(dir)
+		p := mountedGateway(gatewayDir(t))
 		p.Restart = "backoff = { initial = \"700ms\", max = \"1s\" }"
 		c := run(t, options{profile: p})
 		killProcess(t, c.status().PID)
 		c.awaitState(receipt.Backoff)
-		chown(t, dir+"/gateway", harness.WorkloadUID)
+		chown(t, c.shown()+"/gateway", harness.WorkloadUID)
 		c.awaitState(receipt.FailedSt)
 		return c
 	}},
@@ -159,9 +158,9 @@ var lives = []struct {
 	}},
 }
 
-// slowAndUnhealthy makes a gateway that has got its signal, does not serve well, and ends some time after the deadline. It
-// gives the directory with its program.
-func slowAndUnhealthy(t *testing.T) (*container, string) {
+// slowAndUnhealthy makes a gateway that has got its signal, does not serve well, and ends some time after the deadline. Its
+// program is in what it is shown.
+func slowAndUnhealthy(t *testing.T) *container {
 	t.Helper()
 	dir := gatewayDir(t)
 	writeFile(t, dir+"/status", "200\n", 0o644)
@@ -171,12 +170,12 @@ func slowAndUnhealthy(t *testing.T) (*container, string) {
 	p.Stop = "timeout = \"10s\""
 	p.Restart = "backoff = { initial = \"2s\", max = \"2s\" }"
 	c := run(t, options{profile: p})
-	writeFile(t, dir+"/status", "500\n", 0o644)
+	writeFile(t, c.shown()+"/status", "500\n", 0o644)
 	refused(t, c.tryRestart("--timeout", "700ms"), code.ExitDeadline, string(code.Deadline))
 	if s := c.status(); s.State != receipt.Stopping {
 		t.Fatalf("%+v", s)
 	}
-	return c, dir
+	return c
 }
 
 func TestEveryTransitionOfTheStateMachineHappens(t *testing.T) {
