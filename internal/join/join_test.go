@@ -63,6 +63,12 @@ func fakeJoiner() int {
 			names = append(names, fmt.Sprint(filepath.Base(name), " ", flags == unix.FD_CLOEXEC, " ", err))
 		}
 		say(answer{Error: code.Errorf(code.LaunchFailed, code.StageLaunch, "%s", strings.Join(names, ", "))}, nil)
+	case "elsewhere":
+		if err := offer(files.Mounts, req.InitPID); err != nil {
+			say(answer{Error: code.Errorf(code.LaunchFailed, code.StageLaunch, "%w", err)}, nil)
+			return 1
+		}
+		say(answer{Error: code.Errorf(code.LaunchFailed, code.StageLaunch, "%s", namespaces(req.InitPID))}, nil)
 	case "refuses":
 		say(answer{Error: code.Errorf(code.Paused, code.StageLaunch, "container refuses is paused")}, nil)
 	case "lies":
@@ -77,6 +83,76 @@ func fakeJoiner() int {
 		select {}
 	}
 	return 0
+}
+
+// namespaces tells the namespaces that one finds at a process.
+func namespaces(pid int) string {
+	dir := fmt.Sprintf("/proc/%d/ns", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err.Error()
+	}
+	var all []string
+	for _, e := range entries {
+		var st unix.Stat_t
+		err := unix.Stat(filepath.Join(dir, e.Name()), &st)
+		all = append(all, fmt.Sprint(e.Name(), " ", st.Ino, " ", err))
+	}
+	return strings.Join(all, ", ")
+}
+
+// sleeper is a process, in a mount namespace of its own if that is asked for.
+func sleeper(t *testing.T, flags uintptr) int {
+	t.Helper()
+	cmd := exec.Command("/bin/sleep", "60")
+	cmd.SysProcAttr = &unix.SysProcAttr{Unshareflags: flags}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+// What libcontainer finds at the container's init is what it joins.
+func TestAJoinerElsewhereFindsAnotherMountNamespaceAtTheInit(t *testing.T) {
+	init, other := sleeper(t, 0), sleeper(t, unix.CLONE_NEWNS)
+	mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mounts.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	mine := func(pid int) string {
+		var st unix.Stat_t
+		if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/mnt", pid), &st); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("mnt %d <nil>", st.Ino)
+	}
+	before := namespaces(init)
+	want := strings.Replace(before, mine(init), mine(other), 1)
+	if want == before || !strings.Contains(want, "pid ") || !strings.Contains(want, "net ") {
+		t.Fatalf("the init is in %s", before)
+	}
+	j, err := StartElsewhere("/proc/self/exe", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = j.Join(t.Context(), Request{ID: "elsewhere", InitPID: init}, Files{Launcher: null, Control: null, Stdout: null, Stderr: null, Mounts: mounts})
+	if e, ok := errors.AsType[*code.Error](err); !ok || e.Message != want {
+		t.Errorf("it found\n%v\nwant\n%s", err, want)
+	}
+	// Nobody else finds anything of that.
+	if after := namespaces(init); after != before {
+		t.Errorf("the init is in %s now, and was in %s", after, before)
+	}
 }
 
 func launcher(t *testing.T, id string, timeout time.Duration) (*process.Process, error) {
@@ -139,8 +215,23 @@ func TestAJoinerGetsItsFilesWithItsRequest(t *testing.T) {
 	if e, ok := errors.AsType[*code.Error](err); !ok || e.Message != strings.Join(want, ", ") {
 		t.Errorf("it got %v", err)
 	}
+	// A mount namespace comes beside all of them.
+	mounts := files
+	mounts.Mounts = open("mounts")
+	j, err = Start("/proc/self/exe", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = j.Join(t.Context(), Request{ID: "looks"}, mounts)
+	if e, ok := errors.AsType[*code.Error](err); !ok || e.Message != strings.Join(want, ", ") {
+		t.Errorf("with a mount namespace it got %v", err)
+	}
 	// One more than there may be.
 	files.Held = append(files.Held, open("over"))
+	mounts.Held = files.Held
+	if _, err := Launcher(t.Context(), "/proc/self/exe", io.Discard, Request{ID: "looks"}, mounts); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("more than %d sockets", maxHeld)) {
+		t.Errorf("with too many files and a mount namespace: %v", err)
+	}
 	if _, err := Launcher(t.Context(), "/proc/self/exe", io.Discard, Request{ID: "looks"}, files); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("more than %d sockets", maxHeld)) {
 		t.Errorf("with too many files: %v", err)
 	}
