@@ -113,16 +113,26 @@ func TestAMalformedRequestIsRefusedWithAReason(t *testing.T) {
 		t.Error("a malformed request reached the handler")
 	})
 	for name, c := range map[string]struct{ line, want string }{
-		"not JSON":        {"restart", "invalid character"},
-		"unknown key":     {`{"version":1,"verb":"status","x":1}`, "unknown field"},
-		"two values":      {`{"version":1,"verb":"status"} {}`, "something follows"},
-		"other version":   {`{"version":2,"verb":"status"}`, "protocol version 2"},
-		"unknown verb":    {`{"version":1,"verb":"kill"}`, `unknown verb "kill"`},
-		"bad signal":      {`{"version":1,"verb":"signal","signal":"SIGFOO"}`, "unknown signal"},
-		"no signal":       {`{"version":1,"verb":"signal"}`, "needs a signal"},
-		"negative time":   {`{"version":1,"verb":"restart","timeout":-1}`, "timeout"},
-		"reason too long": {`{"version":1,"verb":"restart","reason":"` + strings.Repeat("x", MaxReason+1) + `"}`, "reason is longer"},
-		"line too long":   {strings.Repeat("x", MaxRequest+1), "too long"},
+		"not JSON":                        {"restart", "invalid character"},
+		"unknown key":                     {`{"version":1,"verb":"status","x":1}`, "unknown field"},
+		"two values":                      {`{"version":1,"verb":"status"} {}`, "something follows"},
+		"other version":                   {`{"version":2,"verb":"status"}`, "protocol version 2"},
+		"unknown verb":                    {`{"version":1,"verb":"kill"}`, `unknown verb "kill"`},
+		"bad signal":                      {`{"version":1,"verb":"signal","signal":"SIGFOO"}`, "unknown signal"},
+		"no signal":                       {`{"version":1,"verb":"signal"}`, "needs a signal"},
+		"negative time":                   {`{"version":1,"verb":"restart","timeout":-1}`, "timeout"},
+		"reason too long":                 {`{"version":1,"verb":"restart","reason":"` + strings.Repeat("x", MaxReason+1) + `"}`, "reason is longer"},
+		"a configuration for a restart":   {`{"version":1,"verb":"restart","config":[{"target":"","source":"/root/x"}]}`, "apply takes at most 64"},
+		"too many configurations":         {`{"version":1,"verb":"apply","config":[` + strings.Repeat(`{"target":"/a","source":"/b"},`, MaxConfigs) + `{"target":"/a","source":"/b"}]}`, "65 configurations"},
+		"a source that is not absolute":   {`{"version":1,"verb":"apply","config":[{"target":"","source":"x"}]}`, "absolute, clean paths are needed"},
+		"a source that is not clean":      {`{"version":1,"verb":"apply","config":[{"target":"","source":"/root/../etc"}]}`, "absolute, clean paths are needed"},
+		"no source":                       {`{"version":1,"verb":"apply","config":[{"target":"/etc/gw","source":""}]}`, "absolute, clean paths are needed"},
+		"a target that is not clean":      {`{"version":1,"verb":"apply","config":[{"target":"/etc/gw/","source":"/root/x"}]}`, "absolute, clean paths are needed"},
+		"a generation for apply":          {`{"version":1,"verb":"apply","to":1}`, "rollback takes one"},
+		"a negative generation":           {`{"version":1,"verb":"rollback","to":-1}`, "rollback takes one"},
+		"a dry run of a restart":          {`{"version":1,"verb":"restart","dry_run":true}`, "has no dry run and no preflight command"},
+		"a recover without its preflight": {`{"version":1,"verb":"recover","skip_preflight":true}`, "has no dry run and no preflight command"},
+		"line too long":                   {strings.Repeat("x", MaxRequest+1), "too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn, err := net.Dial("unix", filepath.Join(dir, SocketName))
@@ -157,9 +167,11 @@ func TestTheSocketIsRootsAlone(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte(`{"version":1,"verb":"restart","timeout":5,"reason":"x","request_id":"a","if_generation":1,"signal":"SIGTERM","via":"cli"}`))
 	f.Add([]byte(`{"version":1,"verb":"signal","signal":"SIGUSR1"}`))
+	f.Add([]byte(`{"version":1,"verb":"apply","config":[{"target":"/etc/gw","source":"/root/new"}],"dry_run":true,"skip_preflight":true}`))
+	f.Add([]byte(`{"version":1,"verb":"rollback","to":3}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		req, err := ParseRequest(line)
-		if err == nil && (req.Version != Version || req.Timeout < 0 || len(req.Reason) > MaxReason) {
+		if err == nil && (len(req.Config) > MaxConfigs || req.To < 0 || req.Version != Version || req.Timeout < 0 || len(req.Reason) > MaxReason) {
 			t.Errorf("accepted %+v", req)
 		}
 	})
