@@ -21,7 +21,7 @@ func TestTheChangesBetweenGenerations(t *testing.T) {
 	}{
 		{"none", func(*Generation) {}, "[]"},
 		{"of the profile", func(g *Generation) { g.Profile = "q" }, "[{profile changed}]"},
-		{"of a content", func(g *Generation) { g.Mounts[0].Files[3].SHA256 = "yy" }, "[{/etc/gateway/d/x changed}]"},
+		{"of a content", func(g *Generation) { g.Mounts[0].Files[3].Digest = "yy" }, "[{/etc/gateway/d/x changed}]"},
 		{"of a mode", func(g *Generation) { g.Mounts[1].Files[0].Mode = 0o644 }, "[{/etc/token mode}]"},
 		{"of a mode and a content", func(g *Generation) { g.Mounts[1].Files[0] = File{".", 0o644, 1, "uu"} }, "[{/etc/token changed}]"},
 		{"a file more and less", func(g *Generation) { g.Mounts[0].Files[1].Path = "a" }, "[{/etc/gateway/a added} {/etc/gateway/b removed}]"},

@@ -30,7 +30,7 @@ func FuzzRecord(f *testing.F) {
 
 func FuzzGeneration(f *testing.F) {
 	f.Add([]byte(`{"version":1,"number":2,"parent":1,"origin":"apply","mounts":[{"target":"/etc/gw","files":[{"path":"./","mode":493,"size":0},` +
-		`{"path":"conf","mode":420,"size":1,"sha256":"aa"}]}],"from":{"profile":"a","sources":[""]}}`))
+		`{"path":"conf","mode":420,"size":1,"digest":"aa"}]}],"from":{"profile":"a","sources":[""]}}`))
 	f.Add([]byte(`{"version":1,"number":1}`))
 	f.Add([]byte(`{"version":1,"number":1,"mounts":[{"files":[{"path":"../x"}]}],"from":{"sources":["a"]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -2,7 +2,6 @@ package generation
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -37,13 +36,13 @@ type walker struct {
 	bytes   int64
 	files   []File
 	print   hash.Hash
-	// copyTo makes the copy of a file or directory; nil: nothing is copied. Of a file it gives the SHA-256 of the content.
+	// copyTo makes the copy of a file or directory; nil: nothing is copied. Of a file it gives the digest of the content.
 	copyTo func(rel string, src *os.File, st *unix.Stat_t) (string, error)
 }
 
 // walk goes through the directory or file that root, an O_PATH descriptor, is.
 func (w *walker) walk(root *os.File) error {
-	w.print = sha256.New()
+	w.print = newHash()
 	st, err := fstat(root)
 	if err != nil {
 		return err
@@ -81,7 +80,7 @@ func (w *walker) visit(rel string, f *os.File, st *unix.Stat_t, depth int) error
 	entry := File{Path: rel, Mode: mode(st), Size: st.Size}
 	if w.copyTo != nil {
 		var err error
-		if entry.SHA256, err = w.copyTo(rel, f, st); err != nil {
+		if entry.Digest, err = w.copyTo(rel, f, st); err != nil {
 			return fmt.Errorf("cannot copy %s: %w", where, err)
 		}
 		after, err := fstat(f)
@@ -228,7 +227,7 @@ func copyFile(src *os.File, to string, gid, mode uint32, size int64, durable boo
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.New()
+	sum := newHash()
 	// One byte more than there were, so that a file that grows is seen.
 	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(src, size+1))
 	if err == nil && n != size {

@@ -22,13 +22,6 @@ func (t *Table) Get(name string) *Value {
 	return t.entries[name]
 }
 
-// Later reports the keys that a coming version will know, so that nobody takes them for accepted.
-func (t *Table) Later(names ...string) {
-	for _, name := range names {
-		t.Refuse(name, "not supported yet; remove it")
-	}
-}
-
 // Refuse reports a key that does not belong here but is known enough to say why. It is not named among the known ones.
 func (t *Table) Refuse(name, format string, args ...any) {
 	if t == nil {
