@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -492,8 +493,8 @@ func TestAHostThatGoesDownDuringAnApplyComesUpWithTheConfigurationBefore(t *test
 			c.mustCtr("task", "start", "-d", c.id)
 			c.parked()
 			s := c.current(row.current, row.conf)
-			if (row.current == 1) != (s.Rejected != nil) {
-				t.Errorf("status %+v", s)
+			if first := s.Last; (row.current == 1) != (s.Rejected != nil) || first.Action != receipt.Start || (row.current == 1) != strings.Contains(first.Message, "2 rejected: the container ended before it was proven") {
+				t.Errorf("status %+v, receipt %+v", s, first)
 			}
 			// It is not tried again by itself; what is declared is what runs, or can be applied.
 			c.restart()
@@ -643,5 +644,97 @@ func TestTheStatusOfAGatewayThatIsDownTellsWhy(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("%+v\n%v", down, r)
+	}
+}
+
+func TestThePreflightCommandRunsAsTheGatewayAndHasADeadline(t *testing.T) {
+	c := runConfigured(t, func(p *harness.Profile) {
+		p.More = strings.Replace(p.More, "grep -q valid", "id -u; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status; . /etc/gateway/conf; grep -q valid", 1) + "timeout = \"1s\"\n"
+	})
+	before := c.current(1, goodConf)
+	r := c.apply("# no such word\n")
+	want := fmt.Sprintf("it said: %d | CapEff:\t0000000000000000 | NoNewPrivs:\t1 | the configuration is not valid", harness.GatewayUID)
+	if r.Status != code.ExitRefused || !strings.Contains(r.Stderr, want) {
+		t.Errorf("apply, which should say %q: %v", want, r)
+	}
+	if r := c.apply("sleep 77\n"); r.Status != code.ExitRefused || !strings.Contains(r.Stderr, "did not end within 1s and was killed") {
+		t.Errorf("apply of one that takes long: %v", r)
+	}
+	if after := c.current(1, goodConf); after.PID != before.PID {
+		t.Errorf("status %+v", after)
+	}
+	if left := c.sleepers(); len(left) != 0 {
+		t.Errorf("the command left processes: %v", left)
+	}
+}
+
+// What cannot be recorded as current is not: the one before runs again.
+func TestAConfigurationThatCannotBeMadeCurrentIsRolledBack(t *testing.T) {
+	withFailpoints(t)
+	c := runConfigured(t, nil)
+	c.parked()
+	reached, release := c.hold("launched")
+	wait := c.gatewardenInBackground("apply", "--json", "--config", confDir(t, otherConf), c.name())
+	reached()
+	inTheWay := filepath.Join(generation.Open(c.stateDir()).Dir(), "record.json.new")
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	r := wait()
+	if got := decode[receipt.Receipt](t, r.Stdout); r.Status != code.ExitRolledBack || got.Generation != 1 || got.Stage != code.StageCommit {
+		t.Errorf("apply: %v", r)
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.sees(); got != goodConf {
+		t.Errorf("the container sees %q", got)
+	}
+	// The next change finds its way.
+	c.mustApply("# valid, the next\n")
+	s := c.status()
+	c.current(s.Generation, "# valid, the next\n")
+}
+
+func TestAClientThatIsKilledLeavesItsApplyToTheWarden(t *testing.T) {
+	withFailpoints(t)
+	c := runConfigured(t, nil)
+	before := c.parked()
+	reached, release := c.hold("stopped")
+	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
+	defer cancel()
+	client := host.Command(ctx, host.Bin("gatewarden"), "apply", "--config", confDir(t, otherConf), c.name())
+	if err := client.Start(); err != nil {
+		t.Fatal(err)
+	}
+	reached()
+	if err := client.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Wait(); err == nil {
+		t.Error("the client was not killed")
+	}
+	release()
+	c.waitFor("what was begun is finished", func(s receipt.Status) bool {
+		return s.State == receipt.Running && s.PID != before.PID && s.Generation == 2
+	})
+	c.current(2, otherConf)
+}
+
+func TestQuietChangesPrintNothing(t *testing.T) {
+	c := runConfigured(t, nil)
+	for name, row := range map[string]struct {
+		r    harness.Result
+		exit int
+	}{
+		"done":        {c.apply(otherConf, "--quiet"), code.ExitOK},
+		"refused":     {c.apply(badConf, "--quiet"), code.ExitRefused},
+		"rolled back": {c.apply(brokenConf, "--quiet"), code.ExitRolledBack},
+		"dry run":     {c.apply(goodConf, "--quiet", "--dry-run"), code.ExitOK},
+	} {
+		if row.r.Status != row.exit || row.r.Stdout+row.r.Stderr != "" {
+			t.Errorf("%s: %v", name, row.r)
+		}
 	}
 }

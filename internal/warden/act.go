@@ -243,8 +243,12 @@ func (w *Warden) proveNew(ctx context.Context, g *gateway, r *receipt.Receipt, a
 // replaced notes that the new gateway runs, proven.
 func (w *Warden) replaced(a *action, r *receipt.Receipt) {
 	r.Outcome = receipt.Replaced
-	if a.rejected != nil {
+	switch {
+	case a.rejected != nil:
 		w.rolledBack(a, r)
+	case a.kind == receipt.Start && w.config.Rejected != nil:
+		// The container before this one ended in the middle of a change: this is the receipt that tells what became of it.
+		r.Rejected, r.Message = w.config.Rejected, rejection(w.config.Current, w.config.Rejected)
 	}
 	w.count(a)
 	w.status.Listeners = r.Listeners
