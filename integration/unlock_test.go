@@ -171,6 +171,36 @@ func TestTheTimeOfWhatIsUnlockedOutlivesTheWarden(t *testing.T) {
 	}
 }
 
+// A warden that comes when the time is over already locks before it looks for the gateway, which goes on.
+func TestAWardenThatComesTooLateLocksFirst(t *testing.T) {
+	withFailpoints(t)
+	c := runUnlockable(t)
+	before := c.parked()
+	c.unlock("--for", "3s")
+	c.writes(otherConf)
+	reached, _ := c.hold("adopt")
+	killProcess(t, before.Warden.PID)
+	reached()
+	held := c.status()
+	if held.Unlocked == nil {
+		t.Fatalf("it was locked before its time: %+v", held)
+	}
+	time.Sleep(time.Until(held.Unlocked.Until))
+	killProcess(t, held.Warden.PID)
+	after := c.supervised(held.Warden.PID)
+	if after.PID != before.PID || after.Unlocked != nil {
+		t.Errorf("before %+v\nafter %+v", before, after)
+	}
+	c.current(2, otherConf)
+	var actions []string
+	for _, r := range c.receipts() {
+		actions = append(actions, string(r.Action))
+	}
+	if got := strings.Join(actions, " "); got != "start unlock recover lock" {
+		t.Errorf("the receipts are %s", got)
+	}
+}
+
 func TestTheTimeOfWhatIsUnlockedOutlivesTheContainersTask(t *testing.T) {
 	for name, row := range map[string]struct {
 		last     string

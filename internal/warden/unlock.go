@@ -81,6 +81,14 @@ func (w *Warden) lock(ctx context.Context, a *action) *receipt.Receipt {
 		return r
 	}
 	kept, err := w.lockNow(context.WithoutCancel(ctx), a.reason, a.by)
+	w.tellLocked(r, before, kept, err)
+	w.finish(a, r)
+	return r
+}
+
+// tellLocked makes r the receipt of a lock, before which the generation of that number was current.
+func (w *Warden) tellLocked(r *receipt.Receipt, before int, kept, err error) {
+	r.Outcome = receipt.Done
 	switch {
 	case err != nil:
 		r.Outcome, r.Code, r.Stage = receipt.Failed, code.Internal, code.StageCommit
@@ -93,8 +101,6 @@ func (w *Warden) lock(ctx context.Context, a *action) *receipt.Receipt {
 	default:
 		r.Message = fmt.Sprintf("the configuration of %s is locked; what the gateway wrote is generation %d", w.object(), w.config.Current)
 	}
-	w.finish(a, r)
-	return r
 }
 
 // lockNow locks. kept says why what the gateway wrote is no generation.
@@ -161,5 +167,26 @@ func (w *Warden) lockInTime() {
 		w.keepUnlocked()
 		return
 	}
-	w.lock(w.alive, &action{kind: receipt.Lock, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "its time was over"})
+	w.lock(w.alive, timeIsOver())
+}
+
+// timeIsOver is the lock that nobody has to ask for.
+func timeIsOver() *action {
+	return &action{kind: receipt.Lock, by: receipt.RequestedBy{Via: "warden"}, asof: time.Now(), reason: "its time was over"}
+}
+
+// lockFirst locks what had to be locked while there was no warden, before anything else happens. What it gives writes the receipt,
+// once it is known again which process is the gateway: until then nothing may be written down that a successor would believe.
+func (w *Warden) lockFirst() (tell func()) {
+	u := w.config.Unlocked
+	if u == nil || u.Left(time.Now()) > 0 {
+		return func() {}
+	}
+	a, before := timeIsOver(), w.config.Current
+	kept, err := w.lockNow(w.alive, a.reason, a.by)
+	return func() {
+		r := w.begin(a)
+		w.tellLocked(r, before, kept, err)
+		w.finish(a, r)
+	}
 }

@@ -339,14 +339,13 @@ func (w *Warden) run() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
 	defer signal.Stop(children)
-	if u := w.config.Unlocked; u != nil && w.memo != nil && u.Left(time.Now()) <= 0 {
-		w.lockInTime() // before anything else happens
-	}
 	w.keepUnlocked()
 	if w.memo != nil {
+		tell := w.lockFirst()
 		failpoint.Hit(w.dir, "adopt")
 		w.adopt(w.memo)
 		w.memo = nil
+		tell()
 	} else {
 		// A warden that was lost may have left a gateway and no memo that could be read: nothing tells what that process is.
 		if err := w.endStrays(ctx); err != nil {
