@@ -64,6 +64,7 @@ func all() []Container {
 	}
 	well, failed, lost := status("well"), status("failed"), status("lost")
 	well.State, well.Since, well.Healthy, well.Checked, well.Generation, well.Standby.PID = receipt.Running, checked.Add(-time.Hour), &yes, &checked, 7, 9
+	well.Rejected, well.Unlocked = &receipt.Rejected{Generation: 8}, &receipt.Unlocked{Until: checked}
 	well.Forwards = []receipt.Forward{{Name: "web", Address: "127.0.0.1:8080", OK: &yes}, {Name: "old", Address: "127.0.0.1:8081", OK: &no}, {Name: "odd", Address: "127.0.0.1:8082"}}
 	failed.State, failed.Healthy = receipt.FailedSt, &no
 	lost.State = receipt.FailedSt // what the command says for want of knowledge
@@ -109,6 +110,10 @@ func TestEachContainerIsToldAsItIs(t *testing.T) {
 		{"well", "gatewarden_gateway_health_checked_timestamp_seconds", nil, float64(checked.Unix()) + 0.25},
 		{"failed", "gatewarden_gateway_health_checked_timestamp_seconds", nil, -1},
 		{"well", "gatewarden_generation", nil, 7},
+		{"well", "gatewarden_rejected_generation", nil, 8},
+		{"failed", "gatewarden_rejected_generation", nil, 0},
+		{"well", "gatewarden_unlocked_until_timestamp_seconds", nil, float64(checked.Unix()) + 0.25},
+		{"failed", "gatewarden_unlocked_until_timestamp_seconds", nil, -1},
 		{"well", "gatewarden_standby_present", nil, 1},
 		{"failed", "gatewarden_standby_present", nil, 0},
 		{"well", "gatewarden_forward_up", []string{"forward=web", "address=127.0.0.1:8080"}, 1},
