@@ -30,7 +30,7 @@ func (w *Warden) forwarded(ctx context.Context, a *action, g *gateway, r *receip
 	if a.kind == receipt.Start {
 		// Whatever is to make the forward may well wait for the container's start, which waits for this one.
 		started := *r
-		started.Generation, started.Millis.Total = w.status.Generation, millis(time.Since(a.asof))
+		started.Generation, started.Millis.Total = w.config.Current, millis(time.Since(a.asof))
 		w.first.set(&started, false)
 	}
 	a.stage(code.StageForward)

@@ -79,7 +79,7 @@ func TestAFirstStartIsToldBeforeItsForwardsAreLookedAt(t *testing.T) {
 	w.forwarded(t.Context(), a, g, r)
 	<-waited
 	took := time.Since(begun)
-	if told > took/2 || took < forwardTime || w.first.r.Outcome != receipt.Replaced || w.first.r.Generation != w.status.Generation || w.first.fail {
+	if told > took/2 || took < forwardTime || w.first.r.Outcome != receipt.Replaced || w.first.r.Generation != w.config.Current || w.first.fail {
 		t.Errorf("told after %v of %v: %+v", told, took, w.first.r)
 	}
 	if len(r.Forwards) != 1 || !r.Forwards[0].Failed() || !strings.Contains(r.Message, "forward web") || len(w.first.r.Forwards) != 0 || r.Outcome != receipt.Replaced || r.Code != "" {
