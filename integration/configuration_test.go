@@ -738,3 +738,23 @@ func TestQuietChangesPrintNothing(t *testing.T) {
 		}
 	}
 }
+
+// Whoever clears the state directory takes the receipts and the generations away, and not the gateway.
+func TestAStateDirectoryThatIsRemovedKeepsNoGatewayDown(t *testing.T) {
+	c := runConfigured(t, nil)
+	before := c.parked()
+	if err := os.RemoveAll(c.stateDir()); err != nil {
+		t.Fatal(err)
+	}
+	if r := c.restart(); r.Outcome != receipt.Replaced {
+		t.Errorf("restart: %+v", r)
+	}
+	killProcess(t, before.Warden.PID)
+	after := c.supervised(before.Warden.PID)
+	if r := c.restart(); r.Outcome != receipt.Replaced || r.Old.PID != after.PID {
+		t.Errorf("restart by the successor: %+v", r)
+	}
+	if r := c.apply(otherConf); r.Status != code.ExitRefused {
+		t.Errorf("apply: %v", r)
+	}
+}

@@ -778,7 +778,7 @@ func heldRows() []fault {
 		for _, p := range points {
 			begun = begun || p.point == "launched" || p.point == "bind"
 			message := ""
-			if begun {
+			if begun && p.point != "audited" { // the lost warden's own receipt has nothing to say
 				message = "gateway … of …: process …, which the lost warden had started, was proven and adopted"
 			}
 			rows = append(rows, fault{

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -98,6 +100,10 @@ func (in *Invocation) chains(all bool) ([]string, int) {
 		}
 		logs := []string{host}
 		for _, t := range targets {
+			// Of one that was deleted [[state]] and an applied configuration can be left, and its journal is gone.
+			if absent(filepath.Join(in.Config.StateDir, t.Namespace, t.ID, journalName)) && absent(in.dir(t)) {
+				continue
+			}
 			logs = append(logs, journal(t))
 		}
 		return logs, code.ExitOK
@@ -134,4 +140,9 @@ func (in *Invocation) verify(ctx context.Context, args []string) int {
 		return in.Fail(fmt.Errorf("cannot verify with %s: %w", hook, err))
 	}
 	return code.ExitOK
+}
+
+func absent(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -91,6 +90,11 @@ func (w *Warden) takeUp(ctx context.Context, a *action) (s *setup, err error) {
 		return s, nil
 	}
 	current, err := w.store.Get(w.config.Current)
+	if err != nil && a.kind != receipt.Apply {
+		// Somebody has removed or damaged it. That keeps nobody from starting what runs.
+		w.log.Error("what is declared is not taken up: the current generation cannot be read", "generation", w.config.Current, "err", err)
+		return s, nil
+	}
 	if err != nil {
 		return s, err
 	}
@@ -343,8 +347,10 @@ func (w *Warden) show(n int, p *profile.Profile) error {
 	for i := range placed {
 		placed[i].Source = p.Mounts[i].Source
 	}
-	copy(w.rec.Mounts, placed)
 	failpoint.Hit(w.dir, "shown")
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	copy(w.rec.Mounts, placed)
 	return w.rec.Write()
 }
 
@@ -488,11 +494,19 @@ func (w *Warden) planned(ctx context.Context, a *action) (*control.Plan, error) 
 	return &control.Plan{Current: current.Number, Generation: next.Number, Changes: current.Changes(next), Diff: diff}, nil
 }
 
-// openStore reads which generation is current.
+// openStore reads which generation is current. A successor goes on without that: it has the profile from the warden before it, and
+// a gateway to look after.
 func (w *Warden) openStore() error {
 	w.store = generation.Open(w.rec.StateDir())
-	if err := w.reread(); err != nil {
-		return fmt.Errorf("cannot tell which configuration is current (%s): %w", filepath.Join(w.rec.StateDir(), generation.DirName), err)
+	err := w.reread()
+	if err == nil {
+		return nil
 	}
+	err = fmt.Errorf("cannot tell which configuration is current: %w", err)
+	if w.memo == nil {
+		return err
+	}
+	w.log.Error("the configuration cannot be changed", "err", err)
+	w.config = generation.Record{Name: w.rec.Profile, Current: w.memo.Status.Generation}
 	return nil
 }

@@ -57,15 +57,21 @@ func (p *place) keep(ctx context.Context, serving *sync.WaitGroup) {
 	}
 	serve(p.clients)
 	timer := stoppedTimer()
+	settling := false
 	for retry := placeRetry; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
-			timer.Reset(placeSettles)
+			// Each memo that replaces another one is a change too: they must not put the look off for as long as they come.
+			if !settling {
+				timer.Reset(placeSettles)
+				settling = true
+			}
 			continue
 		case <-timer.C:
 		}
+		settling = false
 		if p.ours() {
 			continue
 		}
@@ -105,6 +111,8 @@ func (p *place) locked() bool {
 
 // reclaim makes the directory, its lock, the record and the socket anew. Connections that there are go on.
 func (p *place) reclaim() error {
+	p.w.writing.Lock()
+	defer p.w.writing.Unlock()
 	lock := p.lock
 	if !p.locked() {
 		var err error

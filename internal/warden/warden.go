@@ -69,6 +69,7 @@ type Warden struct {
 	version        string
 	dir            string // the container's run directory
 	rec            install.Install
+	writing        sync.Mutex // guards rec.Mounts, which run changes, and its file, which the keeper of the place writes too
 	container      receipt.Container
 	rootWorkload   bool // the workload runs as UID 0
 	beforeWorkload bool // Task.Start waits for the first start
@@ -204,6 +205,12 @@ func open(dir, version string) (w *Warden, err error) {
 			w.joiner.Store(j)
 		}
 	}
+	if w.init, err = process.Open(rec.InitPID); err != nil {
+		return nil, err
+	}
+	if w.init.Start() != rec.InitStart {
+		return nil, fmt.Errorf("process %d started at %d is not the container's init, which started at %d", rec.InitPID, w.init.Start(), rec.InitStart)
+	}
 	if err := w.openStore(); err != nil {
 		return nil, err
 	}
@@ -228,12 +235,6 @@ func open(dir, version string) (w *Warden, err error) {
 	// The launchers that joiners leave behind become our children, and we their reaper.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
-	}
-	if w.init, err = process.Open(rec.InitPID); err != nil {
-		return nil, err
-	}
-	if w.init.Start() != rec.InitStart {
-		return nil, fmt.Errorf("process %d started at %d is not the container's init, which started at %d", rec.InitPID, w.init.Start(), rec.InitStart)
 	}
 	// Both are asked while it lives: of a dead init the kernel would tell the root cgroup, and no namespace at all.
 	if w.pidns, err = w.init.PIDNamespace(); err != nil {
