@@ -739,22 +739,29 @@ func TestQuietChangesPrintNothing(t *testing.T) {
 	}
 }
 
-// Whoever clears the state directory takes the receipts and the generations away, and not the gateway.
+// Whoever clears the state directory takes the receipts and the generations away, and not the gateway: one that needs the files is
+// left alone, and one that does not is restarted.
 func TestAStateDirectoryThatIsRemovedKeepsNoGatewayDown(t *testing.T) {
 	c := runConfigured(t, nil)
 	before := c.parked()
-	if err := os.RemoveAll(c.stateDir()); err != nil {
-		t.Fatal(err)
+	remove(t, c.stateDir())
+	if r := c.operator("restart"); r.Status != code.ExitRefused || !strings.Contains(r.Stderr, "what it shows has been removed on the host") {
+		t.Errorf("restart without its files: %v", r)
 	}
-	if r := c.restart(); r.Outcome != receipt.Replaced {
-		t.Errorf("restart: %+v", r)
+	if s := c.status(); s.PID != before.PID {
+		t.Errorf("status %+v", s)
 	}
+
+	plain := run(t, options{profile: &harness.Profile{}})
+	before = plain.parked()
+	remove(t, plain.stateDir())
+	plain.restart()
 	killProcess(t, before.Warden.PID)
-	after := c.supervised(before.Warden.PID)
-	if r := c.restart(); r.Outcome != receipt.Replaced || r.Old.PID != after.PID {
+	after := plain.supervised(before.Warden.PID)
+	if r := plain.restart(); r.Outcome != receipt.Replaced || r.Old.PID != after.PID {
 		t.Errorf("restart by the successor: %+v", r)
 	}
-	if r := c.apply(otherConf); r.Status != code.ExitRefused {
+	if r := plain.operator("apply"); r.Status != code.ExitRefused {
 		t.Errorf("apply: %v", r)
 	}
 }

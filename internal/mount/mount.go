@@ -475,6 +475,8 @@ func (m Placed) matches(found status) error {
 		return fmt.Errorf("something else is there: inode %d of device %d instead of inode %d of device %d", found.ino, found.dev, m.Ino, m.Dev)
 	case found.mountID != m.MountID || !found.mountRoot:
 		return fmt.Errorf("another mount is there: ID %d instead of %d", found.mountID, m.MountID)
+	case found.nlink == 0:
+		return errors.New("what it shows has been removed on the host")
 	case found.flags&flags != flags:
 		return fmt.Errorf("its mount flags are %#x, without some of %#x", found.flags, flags)
 	}
@@ -549,6 +551,7 @@ type status struct {
 	dev, ino  uint64
 	mode      uint16
 	uid       uint32
+	nlink     uint32
 	mountID   uint64
 	mountRoot bool
 	flags     int64 // ST_RDONLY, …
@@ -583,7 +586,7 @@ func stat(fd int) (status, error) {
 		return status{}, os.NewSyscallError("fstatfs", err)
 	}
 	return status{
-		dev: unix.Mkdev(x.Dev_major, x.Dev_minor), ino: x.Ino, mode: x.Mode, uid: x.Uid, mountID: x.Mnt_id,
+		dev: unix.Mkdev(x.Dev_major, x.Dev_minor), ino: x.Ino, mode: x.Mode, uid: x.Uid, nlink: x.Nlink, mountID: x.Mnt_id,
 		mountRoot: x.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, flags: fs.Flags,
 	}, nil
 }
