@@ -31,7 +31,7 @@ DEBS_BENCH = s6 runit supervisor conmon
 
 HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m
-INTEGRATION_TIMEOUT ?= 40m
+INTEGRATION_TIMEOUT ?= 50m
 INTEGRATION_RUN ?= .
 # For each fuzz target; two run at a time. FUZZ chooses among "PACKAGE NAME" by a regular expression.
 FUZZTIME ?= 60s

@@ -461,22 +461,27 @@ func TestAnAppliedConfigurationOutlivesTheContainersTask(t *testing.T) {
 // The host goes down in the middle of a change: what is on disk then is what the next start of the container finds.
 func TestAHostThatGoesDownDuringAnApplyComesUpWithTheConfigurationBefore(t *testing.T) {
 	for _, row := range []struct {
-		point   string
-		current int
-		conf    string
+		point    string
+		current  int
+		conf     string
+		applied  string
+		rejected bool
 	}{
-		{"trying", 1, goodConf},
-		{"stopped", 1, goodConf},
-		{"shown", 1, goodConf},
-		{"launched", 1, goodConf},
-		{"committed", 2, otherConf},
+		{"preflight", 1, goodConf, otherConf, false},
+		{"trying", 1, goodConf, otherConf, true},
+		{"stopped", 1, goodConf, otherConf, true},
+		{"shown", 1, goodConf, otherConf, true},
+		{"release", 1, goodConf, otherConf, true},
+		{"launched", 1, goodConf, otherConf, true},
+		{"committed", 2, otherConf, otherConf, false},
+		{"rejected", 1, goodConf, brokenConf, true},
 	} {
 		t.Run(row.point, func(t *testing.T) {
 			withFailpoints(t)
 			c := runConfigured(t, nil)
 			before := c.parked()
 			reached, _ := c.hold(row.point)
-			wait := c.gatewardenInBackground("apply", "--config", confDir(t, otherConf), c.name())
+			wait := c.gatewardenInBackground("apply", "--config", confDir(t, row.applied), c.name())
 			reached()
 			disk := filepath.Join(t.TempDir(), "disk")
 			copyDir(t, filepath.Join(c.stateDir(), generation.DirName), disk)
@@ -493,7 +498,7 @@ func TestAHostThatGoesDownDuringAnApplyComesUpWithTheConfigurationBefore(t *test
 			c.mustCtr("task", "start", "-d", c.id)
 			c.parked()
 			s := c.current(row.current, row.conf)
-			if first := s.Last; (row.current == 1) != (s.Rejected != nil) || first.Action != receipt.Start || (row.current == 1) != strings.Contains(first.Message, "2 rejected: the container ended before it was proven") {
+			if first := s.Last; row.rejected != (s.Rejected != nil) || first.Action != receipt.Start || row.rejected != strings.Contains(first.Message, "2 rejected: ") {
 				t.Errorf("status %+v, receipt %+v", s, first)
 			}
 			// It is not tried again by itself; what is declared is what runs, or can be applied.
@@ -698,28 +703,47 @@ func TestAConfigurationThatCannotBeMadeCurrentIsRolledBack(t *testing.T) {
 }
 
 func TestAClientThatIsKilledLeavesItsApplyToTheWarden(t *testing.T) {
-	withFailpoints(t)
-	c := runConfigured(t, nil)
-	before := c.parked()
-	reached, release := c.hold("stopped")
-	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
-	defer cancel()
-	client := host.Command(ctx, host.Bin("gatewarden"), "apply", "--config", confDir(t, otherConf), c.name())
-	if err := client.Start(); err != nil {
-		t.Fatal(err)
+	for _, row := range []struct {
+		point, conf string
+		current     int
+	}{
+		{"preflight", otherConf, 2},
+		{"trying", otherConf, 2},
+		{"stopped", otherConf, 2},
+		{"shown", otherConf, 2},
+		{"launched", otherConf, 2},
+		{"committed", otherConf, 2},
+		{"rejected", brokenConf, 1},
+	} {
+		t.Run(row.point, func(t *testing.T) {
+			withFailpoints(t)
+			c := runConfigured(t, nil)
+			before := c.parked()
+			reached, release := c.hold(row.point)
+			ctx, cancel := context.WithTimeout(t.Context(), commandTime)
+			defer cancel()
+			client := host.Command(ctx, host.Bin("gatewarden"), "apply", "--config", confDir(t, row.conf), c.name())
+			if err := client.Start(); err != nil {
+				t.Fatal(err)
+			}
+			reached()
+			if err := client.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := client.Wait(); err == nil {
+				t.Error("the client was not killed")
+			}
+			release()
+			c.waitFor("what was begun is finished", func(s receipt.Status) bool {
+				return s.State == receipt.Running && s.PID != before.PID && s.Generation == row.current
+			})
+			conf := goodConf
+			if row.current == 2 {
+				conf = row.conf
+			}
+			c.current(row.current, conf)
+		})
 	}
-	reached()
-	if err := client.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := client.Wait(); err == nil {
-		t.Error("the client was not killed")
-	}
-	release()
-	c.waitFor("what was begun is finished", func(s receipt.Status) bool {
-		return s.State == receipt.Running && s.PID != before.PID && s.Generation == 2
-	})
-	c.current(2, otherConf)
 }
 
 func TestQuietChangesPrintNothing(t *testing.T) {

@@ -144,7 +144,12 @@ func reply(conn int, answer []byte) {
 		return
 	}
 	var request [4096]byte
-	if n, err := unix.Read(conn, request[:]); n <= 0 || err != nil {
+	// With a timeout a read is not restarted after a signal (signal(7)), and the Go runtime sends some to its own threads.
+	n, err := unix.Read(conn, request[:])
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(conn, request[:])
+	}
+	if n <= 0 || err != nil {
 		return
 	}
 	// A client that is gone is no error of ours.
