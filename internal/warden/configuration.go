@@ -28,10 +28,9 @@ type setup struct {
 	// fresh: it is not the current generation, and becomes that if its gateway is proven.
 	fresh bool
 	made  *generation.Generation // by this action; nil: it was there before
-	// identical: another configuration was asked for, and is what the current generation holds.
-	identical bool
-	seen      generation.Inputs
-	sources   []generation.Source
+	seen  generation.Inputs
+	// sources are what was copied from, open until the action is over. What stays open of them is closed with it.
+	sources []generation.Source
 }
 
 // configure chooses the configuration of an action, and makes its generation if it is a new one.
@@ -108,7 +107,13 @@ func (w *Warden) takeUp(ctx context.Context, a *action) (s *setup, err error) {
 		s.profile = declared
 	}
 	if !all {
-		s.sources = s.seen.Changed(w.config.Seen, s.sources)
+		opened := s.sources
+		s.sources = s.seen.Changed(w.config.Seen, opened)
+		for i := range opened {
+			if s.sources[i].File == nil {
+				opened[i].File.Close()
+			}
+		}
 	}
 	if err := replaceSources(s.sources, a.config); err != nil {
 		return s, err
@@ -126,7 +131,6 @@ func (w *Warden) takeUp(ctx context.Context, a *action) (s *setup, err error) {
 	}
 	if g.Number == current.Number {
 		// What has been edited holds the same as before.
-		s.identical = true
 		s.profile = w.profile
 		if a.dryRun {
 			return s, nil
