@@ -244,26 +244,33 @@ func (s *Store) Verify(ctx context.Context, n int, uid uint32) error {
 }
 
 func (s *Store) verify(ctx context.Context, name string, m Mount, uid uint32) error {
-	f, err := openTree(name)
+	files, err := contents(ctx, name, uid, false)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	w := walker{ctx: ctx, name: name, uid: uid, copyTo: hashed}
-	if err := w.walk(f); err != nil {
-		return err
-	}
-	for i := range max(len(w.files), len(m.Files)) {
+	for i := range max(len(files), len(m.Files)) {
 		switch {
-		case i >= len(w.files):
+		case i >= len(files):
 			return fmt.Errorf("%s is gone", filepath.Join(name, m.Files[i].Path))
 		case i >= len(m.Files):
-			return fmt.Errorf("%s has appeared", filepath.Join(name, w.files[i].Path))
-		case w.files[i] != m.Files[i]:
-			return fmt.Errorf("somebody has edited %s", filepath.Join(name, min(w.files[i].Path, m.Files[i].Path)))
+			return fmt.Errorf("%s has appeared", filepath.Join(name, files[i].Path))
+		case files[i] != m.Files[i]:
+			return fmt.Errorf("somebody has edited %s", filepath.Join(name, min(files[i].Path, m.Files[i].Path)))
 		}
 	}
 	return nil
+}
+
+// contents describes what is at name as a generation does, by reading it. written: the gateway wrote it.
+func contents(ctx context.Context, name string, uid uint32, written bool) ([]File, error) {
+	f, err := openTree(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	w := walker{ctx: ctx, name: name, uid: uid, written: written, copyTo: hashed}
+	err = w.walk(f)
+	return w.files, err
 }
 
 // hashed reads what copyFile would copy.

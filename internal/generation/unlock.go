@@ -185,17 +185,11 @@ func (s *Store) stageWorking(ctx context.Context, r Record, g *Generation, reaso
 // Touched tells whether what the gateway wrote is not what generation g took of it: somebody had a file open.
 func (s *Store) Touched(ctx context.Context, g *Generation, u *Unlocked) (bool, error) {
 	for _, i := range u.Mounts {
-		f, err := openTree(s.Working(i))
+		files, err := contents(ctx, s.Working(i), u.UID, true)
 		if err != nil {
 			return false, err
 		}
-		w := walker{ctx: ctx, name: s.Working(i), uid: u.UID, written: true, copyTo: hashed}
-		err = w.walk(f)
-		f.Close()
-		if err != nil {
-			return false, err
-		}
-		if !slices.Equal(w.files, g.Mounts[i].Files) {
+		if !slices.Equal(files, g.Mounts[i].Files) {
 			return true, nil
 		}
 	}

@@ -167,7 +167,7 @@ func (i *installation) run(annotated bool) (err error) {
 		return err
 	}
 	sources, err := i.sources(ctx)
-	defer closeSources(sources)
+	defer mount.Close(sources)
 	if err != nil {
 		return err
 	}
@@ -229,12 +229,6 @@ func (i *installation) sources(ctx context.Context) ([]mount.Source, error) {
 		sources = append(sources, mount.Source{File: f, Path: f.Name(), Target: s.Target, Writable: true})
 	}
 	return sources, nil
-}
-
-func closeSources(sources []mount.Source) {
-	for _, s := range sources {
-		s.File.Close()
-	}
 }
 
 // Poststop removes what CreateRuntime made for the container whose state is on stdin, except [[state]] directories. A

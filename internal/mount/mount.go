@@ -62,18 +62,10 @@ func Place(init *process.Process, rootfs string, sources []Source, opt Options) 
 	if len(sources) == 0 {
 		return nil, nil
 	}
-	trees := make([]*os.File, 0, len(sources))
-	defer func() {
-		for _, t := range trees {
-			t.Close()
-		}
-	}()
-	for _, s := range sources {
-		tree, err := clone(s)
-		if err != nil {
-			return nil, fmt.Errorf("cannot mount %s: %w", s.Path, err)
-		}
-		trees = append(trees, tree)
+	trees, err := cloneAll(sources)
+	defer closeAll(trees)
+	if err != nil {
+		return nil, err
 	}
 	ns, err := init.OpenNamespace("mnt")
 	if err != nil {
@@ -117,6 +109,32 @@ func OpenRootfs(init *process.Process, rootfs string) (*os.File, error) {
 	}
 	defer host.Close()
 	return lookup.Open(int(host.Fd()), rootfs, lookup.InRoot, unix.O_DIRECTORY|unix.O_NOFOLLOW)
+}
+
+// Close closes the files of sources.
+func Close(sources []Source) {
+	for _, s := range sources {
+		s.File.Close()
+	}
+}
+
+// cloneAll makes a detached mount of each source. The caller closes them, also after an error.
+func cloneAll(sources []Source) ([]*os.File, error) {
+	var trees []*os.File
+	for _, s := range sources {
+		tree, err := clone(s)
+		if err != nil {
+			return trees, fmt.Errorf("cannot mount %s: %w", s.Path, err)
+		}
+		trees = append(trees, tree)
+	}
+	return trees, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // clone makes a detached mount of s.File with its final attributes: nothing in the container ever sees it with others.
@@ -229,11 +247,7 @@ func newPlacer(self, root *os.File, opt Options) (*placer, error) {
 	return p, nil
 }
 
-func (p *placer) close() {
-	for _, f := range p.held {
-		f.Close()
-	}
-}
+func (p *placer) close() { closeAll(p.held) }
 
 func (p *placer) undo() {
 	for _, step := range slices.Backward(p.done) {

@@ -57,18 +57,10 @@ func Preview(init *process.Process, sources []Source) (*os.File, error) {
 
 // show works in ns, after enter if that is not nil.
 func show(init *process.Process, ns *os.File, sources []Source, enter func(self *os.File) error) (placed []Placed, err error) {
-	trees := make([]*os.File, 0, len(sources))
-	defer func() {
-		for _, t := range trees {
-			t.Close()
-		}
-	}()
-	for _, s := range sources {
-		tree, err := clone(s)
-		if err != nil {
-			return nil, fmt.Errorf("cannot mount %s: %w", s.Path, err)
-		}
-		trees = append(trees, tree)
+	trees, err := cloneAll(sources)
+	defer closeAll(trees)
+	if err != nil {
+		return nil, err
 	}
 	err = inNamespace(ns, func(self *os.File) error {
 		if enter != nil {

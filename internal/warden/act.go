@@ -174,10 +174,8 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	// From here on no gateway runs: a failure leaves the container without one until the policy's next start, or until the
 	// configuration before is started again. That the old one is to be replaced is on record; what is started is recorded
 	// before it can run (see release).
-	if p.fresh {
-		if err := w.show(p.number, p.profile); err != nil {
-			return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot show generation %d: %w", p.number, err)
-		}
+	if err := w.showNew(p); err != nil {
+		return err
 	}
 	if err := w.bring(ctx, a, r, p); err != nil {
 		return err

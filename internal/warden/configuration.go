@@ -281,7 +281,7 @@ func (w *Warden) rehearse(ctx context.Context, s *setup) error {
 		return code.Errorf(code.PreflightFailed, code.StagePreflight, format, args...)
 	}
 	sources, err := install.MountSources(w.store, s.number, s.profile, nil)
-	defer closeSources(sources)
+	defer mount.Close(sources)
 	if err != nil {
 		return failed("%w", err)
 	}
@@ -340,16 +340,13 @@ func (w *Warden) reread() (err error) {
 // show sees to it that the container sees generation n, whose profile is p.
 func (w *Warden) show(n int, p *profile.Profile) error {
 	sources, err := install.MountSources(w.store, n, p, w.config.Unlocked)
-	defer closeSources(sources)
+	defer mount.Close(sources)
 	if err != nil || len(sources) == 0 {
 		return err
 	}
 	placed, err := mount.Show(w.init, sources)
 	if err != nil {
 		return err
-	}
-	for i := range placed {
-		placed[i].Source = p.Mounts[i].Source
 	}
 	failpoint.Hit(w.dir, "shown")
 	w.writing.Lock()
@@ -358,10 +355,15 @@ func (w *Warden) show(n int, p *profile.Profile) error {
 	return w.rec.Write()
 }
 
-func closeSources(sources []mount.Source) {
-	for _, s := range sources {
-		s.File.Close()
+// showNew is show for a plan that starts a gateway with another generation than the current one; else the container sees it already.
+func (w *Warden) showNew(p *plan) error {
+	if !p.fresh {
+		return nil
 	}
+	if err := w.show(p.number, p.profile); err != nil {
+		return code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot show generation %d: %w", p.number, err)
+	}
+	return nil
 }
 
 // accept makes the generation that an action has tried the current one. Its gateway is proven.

@@ -87,10 +87,8 @@ func (w *Warden) overlap(ctx context.Context, a *action, r *receipt.Receipt, p *
 // releaseBeside starts the successor. Of a new configuration, which it must find, the old gateway sees the files from here on too;
 // what it has read and has open is its own.
 func (w *Warden) releaseBeside(ctx context.Context, a *action, r *receipt.Receipt, p *plan) (*gateway, error) {
-	if p.fresh {
-		if err := w.show(p.number, p.profile); err != nil {
-			return nil, code.Errorf(code.LaunchFailed, code.StageLaunch, "cannot show generation %d: %w", p.number, err)
-		}
+	if err := w.showNew(p); err != nil {
+		return nil, err
 	}
 	a.stage(code.StageLaunch)
 	began := time.Now()
