@@ -27,6 +27,7 @@ DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificat
 PROGRAM_DEBS = nginx haproxy nodejs python3
 
 # The benchmarks' peers.
+DEBS_ENGINES = podman crun runc
 DEBS_BENCH = s6 runit supervisor conmon
 
 HOOK_TAGS = seccomp netgo osusergo
@@ -89,7 +90,7 @@ comma = ,
 
 # ---- what the build and the tests need
 
-.PHONY: root deps deps-bench programs toolchain testbin
+.PHONY: root deps deps-bench deps-engines programs toolchain testbin
 root:
 	@command -v $(GO) >/dev/null || { echo "gatewarden: Go is needed (see go.mod for the version): https://go.dev/dl/" >&2; exit 1; }
 	@test "$$(id -u)" = 0 || { echo "gatewarden: this starts containers, so it needs root: run it as root, or with sudo -E" >&2; exit 1; }
@@ -97,16 +98,22 @@ root:
 deps: ## install the Debian packages that are missing (root)
 	$(call packages,$(DEBS))
 
-# Some of the peers would start their daemon when they are installed; policy-rc.d (invoke-rc.d(8)) says no.
-deps-bench: deps
+deps-bench: deps ## the peers of the benchmarks, as Debian packages (root)
+	@$(MAKE) --no-print-directory quietly QUIETLY='$(DEBS_BENCH)'
+
+deps-engines: deps ## podman, crun and runc, as Debian packages (root)
+	@$(MAKE) --no-print-directory quietly QUIETLY='$(DEBS_ENGINES)'
+
+# Some packages would start a daemon when they are installed; policy-rc.d (invoke-rc.d(8)) says no.
+.PHONY: quietly packages-quietly
+quietly:
 	@policy=/usr/sbin/policy-rc.d; \
 	if test ! -e $$policy; then \
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT INT TERM; printf '#!/bin/sh\nexit 101\n' >$$policy && chmod 755 $$policy; fi; \
-	$(MAKE) --no-print-directory peers
+	$(MAKE) --no-print-directory packages-quietly
 
-.PHONY: peers
-peers:
-	$(call packages,$(DEBS_BENCH))
+packages-quietly:
+	$(call packages,$(QUIETLY))
 
 # $(call packages,NAMES): install those of these Debian packages that are missing.
 define packages
@@ -188,7 +195,7 @@ unit: launcher ## unit tests, with the race detector (root: they use namespaces 
 	$(GO) test -race -tags '$(HOOK_TAGS)' -timeout $(UNIT_TIMEOUT) ./...
 
 integration: root ## tests against a private containerd with real runc (root); INTEGRATION_RUN=REGEXP chooses
-	@$(MAKE) --no-print-directory toolchain programs build testbin
+	@$(MAKE) --no-print-directory deps-engines toolchain programs build testbin
 	$(call say,integration tests: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run '$(INTEGRATION_RUN)' ./integration/
 

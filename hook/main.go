@@ -83,7 +83,10 @@ func hook(args []string, verb func(io.Reader, config.Config, install.Options) er
 		cfg, err = config.Load(*path)
 	}
 	if err == nil {
-		err = verb(os.Stdin, cfg, opt)
+		if err = verb(os.Stdin, cfg, opt); err != nil {
+			// Standard error has it too, if the runtime lets anybody read that.
+			_ = install.LogRefusal(cfg, args[0], err)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, refusal(err))

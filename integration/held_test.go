@@ -265,7 +265,7 @@ func TestClientsThatConnectBeforeTheContainerStartsAreServed(t *testing.T) {
 			declared := heldProfile(mode, "--delay-bind", "300ms")
 			declared.Select = "annotation = false"
 			p := plainRuncOf(t, *declared, nil)
-			state, err := p.runc("state", p.id).Output()
+			state, err := p.oci("state", p.id).Output()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -744,7 +744,7 @@ func TestNothingHeldOutlivesTheContainer(t *testing.T) {
 			if holders := harness.HoldersOf(ns); len(holders) == 0 {
 				t.Fatal("nobody holds the network namespace already")
 			}
-			if out, err := p.runc("delete", "--force", p.id).CombinedOutput(); err != nil {
+			if out, err := p.oci("delete", "--force", p.id).CombinedOutput(); err != nil {
 				t.Fatalf("runc delete: %v\n%s", err, out)
 			}
 			var holders []string

@@ -152,7 +152,7 @@ func bundle(t *testing.T, profile string) string {
 		}}
 	}
 	spec := specs.Spec{
-		Version: "1.2.0",
+		Version: "1.0.2", // crun 1.8 refuses what is newer than 1.0
 		Root:    &specs.Root{Path: "rootfs"},
 		Process: &specs.Process{
 			User: specs.User{UID: harness.WorkloadUID, GID: harness.WorkloadUID}, Cwd: "/", NoNewPrivileges: true,
@@ -179,36 +179,53 @@ func bundle(t *testing.T, profile string) string {
 	return dir
 }
 
-// runcContainer is a container made by runc alone, without containerd.
-type runcContainer struct {
-	t  *testing.T
-	id string
+// bareContainer is a container made by an OCI runtime alone, without an engine.
+type bareContainer struct {
+	t       *testing.T
+	id      string
+	program string // the runtime
+	root    string // its directory
 }
 
-// plainRunc makes and starts one; with may connect the streams of runc create, and looks at them after it.
-func plainRunc(t *testing.T, with func(create *exec.Cmd) (after func(error))) runcContainer {
+// plainRunc makes one with the pinned runc; with may connect the streams of runc create, and looks at them after it.
+func plainRunc(t *testing.T, with func(create *exec.Cmd) (after func(error))) bareContainer {
 	t.Helper()
 	return plainRuncOf(t, harness.Profile{Select: "annotation = false"}, with)
 }
 
 // plainRuncOf is plainRunc with a profile of the test's own.
-func plainRuncOf(t *testing.T, profile harness.Profile, with func(create *exec.Cmd) (after func(error))) runcContainer {
+func plainRuncOf(t *testing.T, profile harness.Profile, with func(create *exec.Cmd) (after func(error))) bareContainer {
 	t.Helper()
-	p := runcContainer{t, uniqueID("runc")}
+	return bareOf(t, host.Runc(), profile, with)
+}
+
+// bareOf is plainRuncOf for any OCI runtime.
+func bareOf(t *testing.T, program string, profile harness.Profile, with func(create *exec.Cmd) (after func(error))) bareContainer {
+	t.Helper()
+	id := uniqueID(filepath.Base(program))
+	p := bareContainer{t, id, program, filepath.Join(host.Dir, "oci", id)}
 	writeProfile(t, p.id, profile.TOML())
 	dir := bundle(t, p.id)
 	t.Cleanup(func() {
-		if out, err := p.runc("delete", "--force", p.id).CombinedOutput(); err != nil {
-			t.Errorf("runc delete: %v\n%s", err, out)
+		if out, err := p.oci("delete", "--force", p.id).CombinedOutput(); err != nil {
+			t.Errorf("delete: %v\n%s", err, out)
 		}
 		if err := host.CheckClean(goneTime); err != nil {
 			t.Error(err)
 		}
 	})
-	create := p.runc("create", "--bundle", dir, p.id)
+	create := p.oci("create", "--bundle", dir, p.id)
+	// Into a file: whoever inherits it keeps nobody waiting.
+	said, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	create.Stdout, create.Stderr = said, said
 	after := func(err error) {
 		if err != nil {
-			t.Fatalf("runc create: %v", err)
+			output, _ := os.ReadFile(said.Name())
+			t.Fatalf("create: %v\n%sthe hooks noted: %s", err, output, host.HookLog())
 		}
 	}
 	if with != nil {
@@ -218,19 +235,42 @@ func plainRuncOf(t *testing.T, profile harness.Profile, with func(create *exec.C
 	return p
 }
 
-func (p runcContainer) runc(args ...string) *exec.Cmd {
+// oci is a command of the container's runtime.
+func (p bareContainer) oci(args ...string) *exec.Cmd {
+	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	p.t.Cleanup(cancel)
-	return host.Command(ctx, host.Runc(), append([]string{"--root", filepath.Join(host.Dir, "runc")}, args...)...)
+	cmd, err := host.EngineCommand(ctx, p.program, append([]string{"--root", p.root}, args...)...)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return cmd
 }
 
-// running waits until the gateway runs.
-func (p runcContainer) running() (s receipt.Status) {
+func (p bareContainer) mustOCI(args ...string) {
 	p.t.Helper()
-	eventually(p.t, eventTime, "the gateway runs", func() bool {
-		r := gatewarden(p.t, "status", "--json", host.Namespace+"/"+p.id)
-		return r.Status == 0 && json.Unmarshal([]byte(r.Stdout), &s) == nil && s.State == receipt.Running
-	}, func() string { return fmt.Sprintf("%+v", s) })
+	if out, err := p.oci(args...).CombinedOutput(); err != nil {
+		p.t.Fatalf("%s %v: %v\n%s", p.program, args, err, out)
+	}
+}
+
+func (p bareContainer) name() string { return host.Namespace + "/" + p.id }
+
+// running waits until the gateway runs.
+func (p bareContainer) running() receipt.Status {
+	p.t.Helper()
+	return p.until("the gateway runs", func(s receipt.Status) bool { return s.State == receipt.Running })
+}
+
+// until waits for a status of the gateway.
+func (p bareContainer) until(what string, ok func(receipt.Status) bool) (s receipt.Status) {
+	p.t.Helper()
+	var last harness.Result
+	eventually(p.t, eventTime, what, func() bool {
+		last = gatewarden(p.t, "status", "--json", p.name())
+		s = receipt.Status{}
+		return json.Unmarshal([]byte(last.Stdout), &s) == nil && ok(s)
+	}, func() string { return last.String() })
 	return s
 }
 
@@ -262,10 +302,8 @@ func TestTheHookWorksWithAnyStdioOfAPlainRunc(t *testing.T) {
 					t.Errorf("the %s holds %s", what, link)
 				}
 			}
-			if out, err := p.runc("start", p.id).CombinedOutput(); err != nil {
-				t.Fatalf("runc start: %v\n%s", err, out)
-			}
-			if r := gatewarden(t, "restart", host.Namespace+"/"+p.id); r.Status != 0 {
+			p.mustOCI("start", p.id)
+			if r := gatewarden(t, "restart", p.name()); r.Status != 0 {
 				t.Errorf("%v", r)
 			}
 		})

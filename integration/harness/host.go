@@ -20,6 +20,8 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+
+	"github.com/gatewarden/gatewarden/internal/install"
 )
 
 // Runtimes of the containers.
@@ -55,6 +57,7 @@ type Host struct {
 	runInMemory bool          // a filesystem in memory is mounted on RunDir
 	daemonEnded chan struct{} // closed when daemon has been waited for
 	daemonLog   *os.File
+	engines     *os.File // mount namespace of EngineCommand; nil: the host's will do
 }
 
 // Start makes a host and starts its containerd. An empty namespace stands for one that no other host has, so that
@@ -286,14 +289,20 @@ func (h *Host) startDaemon(ctx context.Context) error {
 }
 
 // DaemonLog gives the end of what containerd and its shims logged.
-func (h *Host) DaemonLog() string {
-	data, err := os.ReadFile(filepath.Join(h.Dir, "containerd.log"))
+func (h *Host) DaemonLog() string { return endOf(filepath.Join(h.Dir, "containerd.log")) }
+
+// endOf gives the end of a log.
+func endOf(path string) string {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
 	const most = 4 << 10
 	return string(data[max(0, len(data)-most):])
 }
+
+// HookLog gives the end of what hooks noted.
+func (h *Host) HookLog() string { return endOf(filepath.Join(h.LogDir, install.RefusalsName)) }
 
 // stopDaemon sends containerd sig and waits for its end.
 func (h *Host) stopDaemon(sig syscall.Signal) error {
@@ -363,6 +372,9 @@ func (h *Host) Close() error {
 	errs = append(errs, h.stopDaemon(syscall.SIGTERM))
 	if h.daemonLog != nil {
 		h.daemonLog.Close()
+	}
+	if h.engines != nil {
+		h.engines.Close()
 	}
 	errs = append(errs, h.unmount(), h.removeCgroups())
 	// Only if empty: runc's own directory for the namespace.

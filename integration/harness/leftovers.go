@@ -17,6 +17,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/netns"
 )
 
@@ -202,7 +203,8 @@ func (h *Host) left() ([]string, error) {
 			left = append(left, "mount "+m)
 		}
 	}
-	// Nothing of a container that is gone stays in run_dir. [[state]] directories are meant to stay in state_dir.
+	// Nothing of a container that is gone stays in run_dir or log_dir, but for the hooks' own log. [[state]] directories are meant to
+	// stay in state_dir.
 	for _, dir := range []string{h.RunDir, h.LogDir} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			switch {
@@ -210,7 +212,7 @@ func (h *Host) left() ([]string, error) {
 				return nil
 			case err != nil:
 				return err
-			case path != dir:
+			case path != dir && path != filepath.Join(h.LogDir, install.RefusalsName):
 				left = append(left, "file "+path)
 			}
 			return nil

@@ -162,6 +162,8 @@ func (i *installation) run(annotated bool) (err error) {
 	if i.record.RuntimeRoot, err = runtimeRoot(i.state.Bundle, i.record.Namespace, i.state.ID, os.Getppid()); err != nil {
 		return err
 	}
+	// Not known is no reason to refuse: a warden that needs it says so.
+	i.record.Runtime, _ = runtimeProgram(os.Getppid())
 
 	if err := i.claim(); err != nil {
 		return err

@@ -54,10 +54,11 @@ type Install struct {
 	Bundle        string         `json:"bundle"`
 	Rootfs        string         `json:"rootfs"` // host path of the root filesystem, absolute
 	InitPID       int            `json:"init_pid"`
-	InitStart     uint64         `json:"init_start"`   // clock ticks since boot, proc_pid_stat(5) field 22
-	RuntimeRoot   string         `json:"runtime_root"` // directory that holds the runtime's own ID directory; "" if unknown
-	Profile       string         `json:"profile"`      // its name
-	Mounts        []mount.Placed `json:"mounts"`       // [[mount]] entries first, then [[state]] entries, each in the profile's order
+	InitStart     uint64         `json:"init_start"`        // clock ticks since boot, proc_pid_stat(5) field 22
+	RuntimeRoot   string         `json:"runtime_root"`      // directory that holds the runtime's own ID directory; "" if unknown
+	Runtime       string         `json:"runtime,omitempty"` // the runtime's program; "" if it is not known, and then libcontainer joins or nobody
+	Profile       string         `json:"profile"`           // its name
+	Mounts        []mount.Placed `json:"mounts"`            // [[mount]] entries first, then [[state]] entries, each in the profile's order
 	PostureAllows []string       `json:"posture_allows"`
 	Config        Paths          `json:"config"`
 }
@@ -129,6 +130,9 @@ func (i Install) validate() error {
 	}
 	if i.RuntimeRoot != "" {
 		paths["runtime_root"] = i.RuntimeRoot
+	}
+	if i.Runtime != "" {
+		paths["runtime"] = i.Runtime
 	}
 	if i.Config.AuditKey != "" {
 		paths["config.audit_key"] = i.Config.AuditKey

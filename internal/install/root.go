@@ -1,6 +1,7 @@
 package install
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatewarden/gatewarden/internal/trusted"
 )
 
 // Bounds of what is read while looking for the runtime's root, in bytes.
@@ -134,4 +137,96 @@ func readBounded(path string, max int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, max)
 	}
 	return data, nil
+}
+
+// programDirs are where a runtime is looked for whose command line does not say where it is: the directories that conmon, podman
+// and containerd start it from, which look in their PATH.
+var programDirs = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// maxProgram bounds the size of a runtime that is compared with another, in bytes.
+const maxProgram = 64 << 20
+
+// runtimeProgram finds the program of the runtime that runs this hook, so that it can be asked to start a process in the container
+// later on. A path counts only if what it names is what the parent of the hook runs. An error is no reason to refuse
+// the container: libcontainer does without it.
+func runtimeProgram(parent int) (string, error) {
+	proc := "/proc/" + strconv.Itoa(parent)
+	running, err := os.Open(proc + "/exe")
+	if err != nil {
+		return "", fmt.Errorf("cannot open the OCI runtime, process %d: %w", parent, err)
+	}
+	defer running.Close()
+	var candidates []string
+	// crun runs a copy or a mount of itself, whose name says nothing, and runc may.
+	if path, err := os.Readlink(proc + "/exe"); err == nil {
+		candidates = append(candidates, path)
+	}
+	cmdline, err := readBounded(proc+"/cmdline", maxCmdline)
+	if err != nil {
+		return "", err
+	}
+	name, _, _ := strings.Cut(string(cmdline), "\x00")
+	if filepath.IsAbs(name) {
+		candidates = append(candidates, filepath.Clean(name))
+	} else {
+		for _, dir := range programDirs {
+			candidates = append(candidates, filepath.Join(dir, filepath.Base(name)))
+		}
+	}
+	for _, path := range candidates {
+		// The path is kept, so it must not change its meaning with a link. On a merged /usr, /bin is one.
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil || !filepath.IsAbs(real) {
+			continue
+		}
+		f, err := trusted.OpenPath(real)
+		if err != nil {
+			continue
+		}
+		f.Close()
+		if same, err := sameProgram(running, real); err == nil && same {
+			return real, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find the program of the OCI runtime, process %d: none of %s is root's alone and what it runs",
+		parent, strings.Join(candidates, ", "))
+}
+
+// sameProgram tells whether the file at path is the one that is running, or has the same content.
+func sameProgram(running *os.File, path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	a, err := running.Stat()
+	if err != nil {
+		return false, err
+	}
+	b, err := f.Stat()
+	if err != nil || !b.Mode().IsRegular() {
+		return false, err
+	}
+	if os.SameFile(a, b) {
+		return true, nil
+	}
+	if a.Size() != b.Size() || a.Size() > maxProgram {
+		return false, nil
+	}
+	const chunk = 64 << 10
+	one, other := make([]byte, chunk), make([]byte, chunk)
+	for at := int64(0); at < a.Size(); at += chunk {
+		n, err := running.ReadAt(one, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		m, err := f.ReadAt(other, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		if n != m || !bytes.Equal(one[:n], other[:m]) {
+			return false, nil
+		}
+	}
+	return true, nil
 }

@@ -58,7 +58,8 @@ func run() (pid, pidfd int, err error) {
 	// The warden ends us when its own deadline passes; this one only keeps an orphan from waiting for ever.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := awaitState(ctx, filepath.Join(req.Root, req.ID)); err != nil {
+	state, err := awaitState(ctx, filepath.Join(req.Root, req.ID))
+	if err != nil {
 		return 0, -1, err
 	}
 	if req.OtherMounts {
@@ -66,11 +67,13 @@ func run() (pid, pidfd int, err error) {
 			return 0, -1, fmt.Errorf("cannot choose the launcher's mount namespace: %w", err)
 		}
 	}
-	c, err := libcontainer.Load(req.Root, req.ID)
-	if err != nil {
-		return 0, -1, fmt.Errorf("cannot load container %s from %s: %w", req.ID, req.Root, err)
-	}
-	if err := check(c, req); err != nil {
+	c, err := load(req, state)
+	switch {
+	case errors.Is(err, errForeignState) && req.Runtime != "":
+		return viaRuntime(ctx, req, files)
+	case errors.Is(err, errForeignState):
+		return 0, -1, fmt.Errorf("cannot join container %s: %w; and which OCI runtime made it is not known, so that could not be asked to", req.ID, err)
+	case err != nil:
 		return 0, -1, err
 	}
 	nnp := true
@@ -81,7 +84,7 @@ func run() (pid, pidfd int, err error) {
 	p := &libcontainer.Process{
 		// The launcher is the first of ExtraFiles. The path is resolved by the kernel inside the container, where the
 		// file does not exist: only the descriptor does. That it really runs is checked by the warden, by inode.
-		Args:             []string{"/proc/self/fd/3"},
+		Args:             []string{launcherPath},
 		Env:              []string{},
 		Cwd:              "/",
 		UID:              int(req.UID),
@@ -158,6 +161,9 @@ func request(fd int) (Request, Files, error) {
 	return req, files, nil
 }
 
+// launcherPath is the launcher, the first descriptor after the standard ones.
+const launcherPath = "/proc/self/fd/3"
+
 // fixedFiles is how many files come with each request, before those that are held.
 const fixedFiles = 4
 
@@ -193,41 +199,71 @@ func offer(mounts *os.File, init int) error {
 	return nil
 }
 
-// check insists that the state file is of the container that the hook was called for: same init, same start time.
-func check(c *libcontainer.Container, req Request) error {
+// Files in a container's state directory by which its runtime is told.
+const (
+	runcState = "state.json" // runc's; renamed into place after the createRuntime hooks have returned
+	crunState = "status"     // crun's, at the same time
+)
+
+// errForeignState says that the container's state is not in libcontainer's form.
+var errForeignState = errors.New("libcontainer cannot read its state")
+
+// load gives libcontainer's container, and insists that the state is of the container that the hook was called for: same init, same
+// start time.
+func load(req Request, state string) (*libcontainer.Container, error) {
+	if state != runcState {
+		return nil, fmt.Errorf("%w: %s has %s and no %s", errForeignState, filepath.Join(req.Root, req.ID), state, runcState)
+	}
+	c, err := decode(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: cannot load it from %s: %w", errForeignState, req.Root, err)
+	}
 	st, err := c.State()
 	if err != nil {
-		return fmt.Errorf("cannot read the state of container %s: %w", req.ID, err)
+		return nil, fmt.Errorf("cannot read the state of container %s: %w", req.ID, err)
+	}
+	// The form is private to runc, and decoded leniently. Without these it is somebody else's.
+	if st.InitProcessPid == 0 || st.InitProcessStartTime == 0 {
+		return nil, fmt.Errorf("%w: its %s names no init", errForeignState, runcState)
 	}
 	if st.InitProcessPid != req.InitPID || st.InitProcessStartTime != req.InitStart {
-		return code.Errorf(code.NotRunning, code.StageLaunch,
+		return nil, code.Errorf(code.NotRunning, code.StageLaunch,
 			"container %s is not the one that the gateway was installed for: its init is process %d started at %d, not process %d started at %d",
 			req.ID, st.InitProcessPid, st.InitProcessStartTime, req.InitPID, req.InitStart)
 	}
 	status, err := c.Status()
 	if err != nil {
-		return fmt.Errorf("cannot read the status of container %s: %w", req.ID, err)
+		return nil, fmt.Errorf("cannot read the status of container %s: %w", req.ID, err)
 	}
 	switch status {
 	case libcontainer.Created, libcontainer.Running:
-		return nil
+		return c, nil
 	case libcontainer.Paused:
-		return code.Errorf(code.Paused, code.StageLaunch, "container %s is paused: resume it first", req.ID)
+		return nil, code.Errorf(code.Paused, code.StageLaunch, "container %s is paused: resume it first", req.ID)
 	}
-	return code.Errorf(code.NotRunning, code.StageLaunch, "container %s is %s", req.ID, status)
+	return nil, code.Errorf(code.NotRunning, code.StageLaunch, "container %s is %s", req.ID, status)
 }
 
-// awaitState waits for dir/state.json, which runc renames into place after the createRuntime hooks have returned.
-func awaitState(ctx context.Context, dir string) error {
-	path := filepath.Join(dir, "state.json")
+// decode is libcontainer.Load, which panics on a state that lacks what it takes for granted (1.5.2: config.cgroups).
+func decode(req Request) (c *libcontainer.Container, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("libcontainer: %v", p)
+		}
+	}()
+	return libcontainer.Load(req.Root, req.ID)
+}
+
+// awaitState waits for the runtime's state file in dir and gives its name.
+func awaitState(ctx context.Context, dir string) (string, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("cannot watch %s: %w", dir, err)
+		return "", fmt.Errorf("cannot watch %s: %w", dir, err)
 	}
 	watch := os.NewFile(uintptr(fd), "inotify")
 	defer watch.Close()
 	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_DELETE_SELF|unix.IN_ONLYDIR); err != nil {
-		return code.Errorf(code.NotRunning, code.StageLaunch, "cannot watch the container's state directory %s: %w", dir, err)
+		return "", code.Errorf(code.NotRunning, code.StageLaunch, "cannot watch the container's state directory %s: %w", dir, err)
 	}
 	if d, ok := ctx.Deadline(); ok {
 		watch.SetReadDeadline(d)
@@ -235,16 +271,18 @@ func awaitState(ctx context.Context, dir string) error {
 	buf := make([]byte, 4096)
 	for {
 		// Looked for after the watch began: it can't appear unnoticed.
-		if _, err := os.Lstat(path); err == nil {
-			return nil
-		} else if !errors.Is(err, os.ErrNotExist) {
-			return err
+		for _, name := range []string{runcState, crunState} {
+			if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+				return name, nil
+			} else if !errors.Is(err, os.ErrNotExist) {
+				return "", err
+			}
 		}
 		if _, err := os.Lstat(dir); err != nil {
-			return code.Errorf(code.NotRunning, code.StageLaunch, "the container's state directory %s is gone: %w", dir, err)
+			return "", code.Errorf(code.NotRunning, code.StageLaunch, "the container's state directory %s is gone: %w", dir, err)
 		}
 		if _, err := watch.Read(buf); err != nil {
-			return fmt.Errorf("%s did not appear: %w", path, err)
+			return "", fmt.Errorf("neither %s (runc) nor %s (crun) appeared in %s: %w", runcState, crunState, dir, err)
 		}
 	}
 }

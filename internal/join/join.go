@@ -1,4 +1,5 @@
-// Package join puts a parked launcher into a container, through libcontainer.
+// Package join puts a parked launcher into a container, through libcontainer, or through the OCI runtime's own `exec` where
+// libcontainer cannot read the container's state.
 //
 // libcontainer runs in a short-lived child of the warden, `gatewarden-hook join`, not in the warden itself: the warden
 // stays small, and nothing that libcontainer does to its process (descriptors, threads, waiting for children) can touch
@@ -24,7 +25,9 @@ import (
 
 // Request says which container to join, and as whom.
 type Request struct {
-	Root         string   `json:"root"` // the runtime's state directory, which holds ID/state.json
+	Root         string   `json:"root"`    // the runtime's state directory, which has one named ID for the container
+	Runtime      string   `json:"runtime"` // its program; "": not known, so that libcontainer is the only way
+	Bundle       string   `json:"bundle"`
 	ID           string   `json:"id"`
 	InitPID      int      `json:"init_pid"` // a state file counts only if it names this init
 	InitStart    uint64   `json:"init_start"`

@@ -294,7 +294,14 @@ func TestTheStateFileIsWaitedForAndItsDirectorysEndIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make(chan error, 1)
-	go func() { got <- awaitState(t.Context(), dir) }()
+	await := func(dir string) {
+		name, err := awaitState(t.Context(), dir)
+		if err == nil && name != runcState {
+			err = fmt.Errorf("it waited for %s", name)
+		}
+		got <- err
+	}
+	go await(dir)
 	time.Sleep(20 * time.Millisecond)
 	// As runc does: a temporary file, renamed into place.
 	if err := os.WriteFile(dir+"/tmp", nil, 0o600); err != nil {
@@ -316,7 +323,7 @@ func TestTheStateFileIsWaitedForAndItsDirectorysEndIsNoticed(t *testing.T) {
 	if err := os.Mkdir(gone, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	go func() { got <- awaitState(t.Context(), gone) }()
+	go await(gone)
 	time.Sleep(20 * time.Millisecond)
 	if err := os.Remove(gone); err != nil {
 		t.Fatal(err)
@@ -326,7 +333,7 @@ func TestTheStateFileIsWaitedForAndItsDirectorysEndIsNoticed(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := awaitState(ctx, t.TempDir()); err == nil {
+	if _, err := awaitState(ctx, t.TempDir()); err == nil {
 		t.Error("it came back without a state file")
 	}
 }

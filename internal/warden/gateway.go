@@ -160,7 +160,7 @@ func (w *Warden) park(ctx context.Context, who identity, files join.Files) (_ *s
 	var proc *process.Process
 	if err == nil {
 		proc, err = joiner.Join(ctx, join.Request{
-			Root: w.rec.RuntimeRoot, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
+			Root: w.rec.RuntimeRoot, Runtime: w.rec.Runtime, Bundle: w.rec.Bundle, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
 			UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
 		}, files)
 	}
