@@ -27,6 +27,7 @@ require (
 	golang.org/x/sys v0.50.0
 	google.golang.org/grpc v1.83.2
 	google.golang.org/protobuf v1.36.12
+	tags.cncf.io/container-device-interface/specs-go v1.1.1
 )
 
 require (

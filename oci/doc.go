@@ -1,6 +1,7 @@
 // Package oci is gatewarden's reading of the OCI runtime specification, for programs that switch gatewarden on or that
-// are themselves OCI hooks: the state that a runtime hands to a hook, the annotation that names a gateway's profile, and
-// the edit of a bundle's config.json that installs the hooks.
+// are themselves OCI hooks: the state that a runtime hands to a hook, the annotation that names a gateway's profile, the
+// edit of a bundle's config.json that installs the hooks, and the documents by which engines do that: hooks.d (podman,
+// CRI-O) and CDI.
 //
 // Everything here treats its input as untrusted in size and form, and none of it runs anything.
 package oci

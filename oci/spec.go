@@ -33,12 +33,18 @@ func AddHooks(spec *specs.Spec, hookPath string, args []string) {
 		if slices.ContainsFunc(hooks, func(h specs.Hook) bool { return h.Path == hookPath }) {
 			return hooks
 		}
-		argv := append([]string{filepath.Base(hookPath), string(stage)}, args...)
-		timeout := HookTimeout
-		return append(hooks, specs.Hook{Path: hookPath, Args: argv, Env: slices.Clone(hookEnv), Timeout: &timeout})
+		return append(hooks, hook(hookPath, stage, args))
 	}
 	spec.Hooks.CreateRuntime = add(spec.Hooks.CreateRuntime, CreateRuntime)
 	spec.Hooks.Poststop = add(spec.Hooks.Poststop, Poststop)
+}
+
+// hook is the entry for one stage: its command line is the stage's name followed by args.
+func hook(path string, stage Stage, args []string) specs.Hook {
+	timeout := HookTimeout
+	return specs.Hook{
+		Path: path, Args: append([]string{filepath.Base(path), string(stage)}, args...), Env: slices.Clone(hookEnv), Timeout: &timeout,
+	}
 }
 
 // LoadSpec reads the config.json of a bundle. It must be a regular file, not a link, of at most MaxConfig bytes.
