@@ -26,8 +26,10 @@ DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificat
 # What integration tests run as gateways, unmodified.
 PROGRAM_DEBS = nginx haproxy nodejs python3
 
-# The benchmarks' peers.
+# Engines and OCI runtimes that the integration tests install gateways with.
 DEBS_ENGINES = podman crun runc
+
+# The benchmarks' peers.
 DEBS_BENCH = s6 runit supervisor conmon
 
 HOOK_TAGS = seccomp netgo osusergo

@@ -57,14 +57,18 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	return cmd
 }
 
-// Run runs a command in this host's environment.
+// Run runs a command in this host's environment. The error says that it could not be run or did not end in time.
 func (h *Host) Run(ctx context.Context, name string, args ...string) (Result, error) {
-	cmd := h.Command(ctx, name, args...)
+	return result(ctx, h.Command(ctx, name, args...))
+}
+
+// result runs a command of Command's with ctx.
+func result(ctx context.Context, cmd *exec.Cmd) (Result, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	begin := time.Now()
 	err := cmd.Run()
-	r := Result{Args: append([]string{name}, args...), Stdout: stdout.String(), Stderr: stderr.String(), Time: time.Since(begin)}
+	r := Result{Args: cmd.Args, Stdout: stdout.String(), Stderr: stderr.String(), Time: time.Since(begin)}
 	if ctx.Err() != nil {
 		return r, fmt.Errorf("%s\n%w", r, ctx.Err())
 	}

@@ -6,34 +6,43 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// EngineCommand is Command for an engine or an OCI runtime of Debian's: in a mount namespace in which the host has version 1
-// control groups and nothing else. Crun refuses to run where there are both and version 2 has a controller, even one that it
-// does not use; a host has either. All of them share one namespace, as they do on a host.
+// EngineCommand is Command for an engine or an OCI runtime of Debian's. All of them share a mount namespace that is the host's but for
+// two things. Its control groups are of version 1 alone: crun refuses to run where there are both and version 2 has a
+// controller, even one that nobody uses. And /etc/cdi, for which these engines have no setting, is CDIDir.
 func (h *Host) EngineCommand(ctx context.Context, name string, args ...string) (*exec.Cmd, error) {
 	if h.engines == nil {
-		hybrid, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers")
-		if errors.Is(err, os.ErrNotExist) || err == nil && len(strings.TrimSpace(string(hybrid))) == 0 {
-			return h.Command(ctx, name, args...), nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if h.engines, err = withoutUnified(); err != nil {
-			return nil, fmt.Errorf("cannot make a mount namespace without version 2 control groups: %w", err)
+		var err error
+		if h.engines, err = h.engineMounts(); err != nil {
+			return nil, fmt.Errorf("cannot make the mount namespace of engines: %w", err)
 		}
 	}
 	in := fmt.Sprintf("--mount=/proc/%d/fd/%d", os.Getpid(), h.engines.Fd())
-	return h.Command(ctx, "/usr/bin/nsenter", append([]string{in, "--", name}, args...)...), nil
+	cmd := h.Command(ctx, "/usr/bin/nsenter", append([]string{in, "--", name}, args...)...)
+	cmd.Env = append(cmd.Env, "CONTAINERS_CONF="+h.podmanFile("containers.conf"), "CONTAINERS_STORAGE_CONF="+h.podmanFile("storage.conf"))
+	return cmd, nil
 }
 
-// withoutUnified makes a mount namespace that is the host's but for /sys/fs/cgroup/unified.
-func withoutUnified() (*os.File, error) {
+// CDIDir is what engines find as /etc/cdi.
+func (h *Host) CDIDir() string { return filepath.Join(h.Dir, "cdi") }
+
+// cdiDir is where engines look for CDI specifications.
+const cdiDir = "/etc/cdi"
+
+func (h *Host) engineMounts() (*os.File, error) {
+	if err := os.MkdirAll(h.CDIDir(), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(cdiDir, 0o755); err == nil {
+		h.madeCDIDir = true
+	} else if !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
 	type result struct {
 		namespace *os.File
 		err       error
@@ -47,7 +56,13 @@ func withoutUnified() (*os.File, error) {
 			err = unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
 		}
 		if err == nil {
-			err = unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH)
+			// EINVAL: not a hybrid host.
+			if err = unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH); errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+				err = nil
+			}
+		}
+		if err == nil {
+			err = unix.Mount(h.CDIDir(), cdiDir, "", unix.MS_BIND, "")
 		}
 		if err != nil {
 			done <- result{nil, err}
@@ -58,4 +73,18 @@ func withoutUnified() (*os.File, error) {
 	}()
 	r := <-done
 	return r.namespace, r.err
+}
+
+// closeEngines lets go of their namespace.
+func (h *Host) closeEngines() error {
+	if h.engines != nil {
+		h.engines.Close()
+	}
+	if h.madeCDIDir {
+		// Somebody else may use it meanwhile.
+		if err := os.Remove(cdiDir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return nil
 }

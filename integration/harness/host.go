@@ -57,7 +57,8 @@ type Host struct {
 	runInMemory bool          // a filesystem in memory is mounted on RunDir
 	daemonEnded chan struct{} // closed when daemon has been waited for
 	daemonLog   *os.File
-	engines     *os.File // mount namespace of EngineCommand; nil: the host's will do
+	engines     *os.File // mount namespace of EngineCommand; nil: not made yet
+	madeCDIDir  bool     // /etc/cdi was made for it
 }
 
 // Start makes a host and starts its containerd. An empty namespace stands for one that no other host has, so that
@@ -373,9 +374,7 @@ func (h *Host) Close() error {
 	if h.daemonLog != nil {
 		h.daemonLog.Close()
 	}
-	if h.engines != nil {
-		h.engines.Close()
-	}
+	errs = append(errs, h.closeEngines())
 	errs = append(errs, h.unmount(), h.removeCgroups())
 	// Only if empty: runc's own directory for the namespace.
 	os.Remove(filepath.Join("/run/containerd/runc", h.Namespace))

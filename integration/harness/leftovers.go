@@ -227,7 +227,8 @@ func (h *Host) left() ([]string, error) {
 			continue
 		}
 		for _, e := range entries {
-			if e.IsDir() {
+			// Podman has one for its monitors, and keeps it.
+			if e.IsDir() && e.Name() != "conmon" {
 				left = append(left, "cgroup "+filepath.Join(c, e.Name()))
 			}
 		}
