@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/gatewarden/gatewarden/internal/bootstrap"
 	"github.com/gatewarden/gatewarden/internal/taskapi"
 	"github.com/gatewarden/gatewarden/internal/version"
 )
@@ -38,5 +39,5 @@ func main() {
 			return taskapi.New(ic.Context, events.(shim.Publisher), sd.(shutdown.Service), task.NewTaskService)
 		},
 	})
-	shim.RunShim(context.Background(), taskapi.NewManager())
+	bootstrap.Run(context.Background(), taskapi.NewManager())
 }

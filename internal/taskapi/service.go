@@ -58,9 +58,10 @@ func newService(inner taskapi.TTRPCTaskService, p *publisher, settings func() (s
 	return &Service{TTRPCTaskService: inner, publisher: p, settings: settings, containers: map[string]*container{}}
 }
 
-// RegisterTTRPC serves s in the inner service's place.
+// RegisterTTRPC serves s in the inner service's place, for every containerd.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTTRPCTaskService(server, s)
+	registerVersion2(server, s)
 	return nil
 }
 
