@@ -97,6 +97,11 @@ func TestCreatesThatAreRefused(t *testing.T) {
 		{"the hook's refusal", managed, func(s *testShim, _ *taskapi.CreateTaskRequest) {
 			s.inner.failure = hookFailure("gatewarden: cannot install gateway \"demo\" for ns/web: no (posture_refused)\n")
 		}, errdefs.IsFailedPrecondition, "gatewarden: cannot install gateway \"demo\" for ns/web: no (posture_refused)"},
+		{"the hook's refusal in the words of runc 1.1", managed, func(s *testShim, _ *taskapi.CreateTaskRequest) {
+			s.inner.failure = status.Error(codes.Unknown, "OCI runtime create failed: runc create failed: unable to start container process: "+
+				"error during container init: error running hook #0: error running hook: exit status 1, stdout: , "+
+				"stderr: gatewarden: cannot install gateway \"demo\" for ns/web: no (posture_refused)\n: unknown")
+		}, errdefs.IsFailedPrecondition, "gatewarden: cannot install gateway \"demo\" for ns/web: no (posture_refused)"},
 		{"a broken profile", managed, func(s *testShim, _ *taskapi.CreateTaskRequest) {
 			s.inner.failure = hookFailure("gatewarden: demo.toml:3:1: gateway.user: no (invalid_profile)")
 		}, errdefs.IsInvalidArgument, "gatewarden: demo.toml:3:1: gateway.user: no (invalid_profile)"},
@@ -116,7 +121,7 @@ func TestCreatesThatAreRefused(t *testing.T) {
 			if err == nil || !tt.class(err) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("Create: %v", err)
 			}
-			if strings.HasPrefix(tt.text, "gatewarden: ") && !strings.HasPrefix(err.Error(), tt.text) {
+			if strings.HasPrefix(tt.text, "gatewarden: ") && (!strings.HasPrefix(err.Error(), tt.text) || strings.Contains(err.Error(), "unknown")) {
 				t.Errorf("the hook's line is wrapped: %v", err)
 			}
 			if s.managed("web") != nil || len(s.publisher.lanes) != 0 {

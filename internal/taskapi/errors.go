@@ -79,13 +79,17 @@ func receiptError(r *receipt.Receipt) error {
 }
 
 // hookError is what the hook wrote, if err, an error of runc's create, is the hook's refusal. runc wraps it: "…: error
-// running createRuntime hook #0: exit status 1, stdout: , stderr: gatewarden: …".
+// running createRuntime hook #0: exit status 1, stdout: , stderr: gatewarden: …", runc 1.1 as "…: error running hook #0: error
+// running hook: exit status 1, stdout: , stderr: gatewarden: …".
 func hookError(err error) error {
 	if err == nil {
 		return nil
 	}
 	text := errgrpc.ToNative(err).Error()
 	_, rest, ok := strings.Cut(text, "error running createRuntime hook")
+	if !ok {
+		_, rest, ok = strings.Cut(text, "error running hook #")
+	}
 	if !ok {
 		return err
 	}
