@@ -19,6 +19,11 @@ STAMP = -X $(MODULE)/internal/version.Version=$(VERSION)
 CONTAINERD_VERSION = v2.4.2
 RUNC_VERSION = v1.5.2
 STATICCHECK_VERSION = v0.8.2
+# Other containerds that the shim has to serve, beside Debian's own: 1.7 in each run of the tests, the others in `make compat`.
+CONTAINERD_17_VERSION = v1.7.35
+CONTAINERD_20_VERSION = v2.0.14
+CONTAINERD_22_VERSION = v2.2.9
+CONTAINERD_23_VERSION = v2.3.7
 
 # Debian packages: a C compiler and libseccomp for the hook and runc, a busybox for the test image.
 DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificates
@@ -176,6 +181,38 @@ toolchain: deps ## containerd, ctr, its shim and runc at pinned versions, in .ca
 	$(call tool,containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2,github.com/containerd/containerd/v2,$(CONTAINERD_VERSION),0,)
 	$(call tool,runc,github.com/opencontainers/runc,github.com/opencontainers/runc,$(RUNC_VERSION),1,seccomp)
 
+# Unpacked like promtool: installed, containerd would be started.
+DEBIAN_CONTAINERD = $(CACHE)/debian/usr/bin/containerd
+
+$(DEBIAN_CONTAINERD):
+	$(call say,unpacking Debian's containerd and runc into .cache/debian)
+	@rm -rf $(CACHE)/debian; mkdir -p $(CACHE)/debian; set -e; cd $(CACHE)/debian; \
+	apt-get update -qq </dev/null; apt-get download -qq -o APT::Sandbox::User=root containerd runc </dev/null; \
+	for d in runc_*.deb containerd_*.deb; do dpkg-deb --fsys-tarfile $$d | tar -x ./usr; rm $$d; done
+
+# $(call release,DIRECTORY,MODULE,VERSION): containerd and ctr of another release, in .cache/DIRECTORY. They are built in their own
+# module, which go install refuses to for 1.7: its go.mod excludes versions.
+define release
+	@if test "$$($(CACHE)/$(1)/containerd --version 2>/dev/null | awk '{ print $$3 }')" = "$(3)"; then \
+		echo "==> containerd $(3): in .cache/$(1)"; \
+	else \
+		echo "==> containerd $(3): building it into .cache/$(1) (once; a minute or more when nothing is cached)"; set -e; \
+		mkdir -p $(CACHE)/$(1); \
+		dir=$$($(GO) mod download -json $(2)@$(3) | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p'); cd "$$dir"; \
+		CGO_ENABLED=0 env -u GOARCH -u GOFLAGS GOWORK=off $(GO) build -trimpath -buildvcs=false \
+			-ldflags '-s -w -X $(2)/version.Version=$(3)' -o $(CACHE)/$(1)/ ./cmd/containerd ./cmd/ctr; \
+	fi
+endef
+
+.PHONY: releases compat-releases compat
+releases: root $(DEBIAN_CONTAINERD) ## Debian's containerd and runc, and containerd 1.7, for the tests, in .cache
+	$(call release,containerd-1.7,github.com/containerd/containerd,$(CONTAINERD_17_VERSION))
+
+compat-releases: root ## containerd 2.0, 2.2 and 2.3 for make compat, in .cache
+	$(call release,containerd-2.0,github.com/containerd/containerd/v2,$(CONTAINERD_20_VERSION))
+	$(call release,containerd-2.2,github.com/containerd/containerd/v2,$(CONTAINERD_22_VERSION))
+	$(call release,containerd-2.3,github.com/containerd/containerd/v2,$(CONTAINERD_23_VERSION))
+
 testbin: launcher compiler ## the test programs, the demo and a hook with failpoints, in .cache/test
 	$(call say,building the test programs$(comma) the demo and a hook with failpoints)
 	@mkdir -p $(TESTBIN)
@@ -197,9 +234,14 @@ unit: launcher ## unit tests, with the race detector (root: they use namespaces 
 	$(GO) test -race -tags '$(HOOK_TAGS)' -timeout $(UNIT_TIMEOUT) ./...
 
 integration: root ## tests against a private containerd with real runc (root); INTEGRATION_RUN=REGEXP chooses
-	@$(MAKE) --no-print-directory deps-engines toolchain programs build testbin
+	@$(MAKE) --no-print-directory deps-engines toolchain releases programs build testbin
 	$(call say,integration tests: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run '$(INTEGRATION_RUN)' ./integration/
+
+compat: root ## the tests of other containerds, with 2.0, 2.2 and 2.3 too (root; some minutes, most of them building these once)
+	@$(MAKE) --no-print-directory toolchain releases compat-releases build testbin
+	$(call say,integration tests of other containerds)
+	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run 'Containerd' ./integration/ -compat
 
 .PHONY: docs
 docs: ## write what is made from the tests and the code: docs/fault-matrix.md, docs/state-machine.md

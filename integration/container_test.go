@@ -45,10 +45,13 @@ type options struct {
 	name    string           // of the profile; empty: the container's ID
 	runtime string           // empty: ours
 	image   string           // empty: the base image
-	user    string           // empty: 1000
+	user    string           // empty: 1000; imagesUser: as the image says
 	flags   []string         // further flags of ctr run
 	command []string         // empty: sleep
 }
+
+// imagesUser is for images with a user, and for ctr 1.6, which has no flag for it.
+const imagesUser = "image"
 
 // container is a container that a test made by ctr run.
 type container struct {
@@ -62,9 +65,15 @@ type container struct {
 // run makes and starts a container. It is removed, and that nothing of it is left is checked, when the test ends.
 func run(t *testing.T, o options) *container {
 	t.Helper()
-	c, r := tryRun(t, o)
+	return runOn(t, host, o)
+}
+
+// runOn is run on another host.
+func runOn(t *testing.T, h *harness.Host, o options) *container {
+	t.Helper()
+	c, r := tryRunOn(t, h, o)
 	if r.Status != 0 {
-		t.Fatalf("the container does not start:\n%v\ncontainerd's log:\n%s", r, host.DaemonLog())
+		t.Fatalf("the container does not start:\n%v\ncontainerd's log:\n%s", r, h.DaemonLog())
 	}
 	var err error
 	if c.netns, err = harness.NetnsAt(fmt.Sprintf("/proc/%d/ns/net", c.init())); err != nil {
@@ -76,14 +85,20 @@ func run(t *testing.T, o options) *container {
 // tryRun is run for a container that may not start.
 func tryRun(t *testing.T, o options) (*container, harness.Result) {
 	t.Helper()
-	c := &container{t: t, h: host, id: uniqueID("c")}
+	return tryRunOn(t, host, o)
+}
+
+// tryRunOn is tryRun on another host.
+func tryRunOn(t *testing.T, h *harness.Host, o options) (*container, harness.Result) {
+	t.Helper()
+	c := &container{t: t, h: h, id: uniqueID("c")}
 	c.log = filepath.Join(t.TempDir(), "log")
 	flags := []string{"--log-uri", "file://" + c.log}
 	if o.profile != nil {
 		if o.name == "" {
 			o.name = c.id
 		}
-		if err := host.WriteProfile(o.name, o.profile.TOML()); err != nil {
+		if err := h.WriteProfile(o.name, o.profile.TOML()); err != nil {
 			t.Fatal(err)
 		}
 		flags = append(flags, "--annotation", oci.GatewayAnnotation+"="+o.name)
@@ -91,7 +106,7 @@ func tryRun(t *testing.T, o options) (*container, harness.Result) {
 	if o.user == "" {
 		o.user = strconv.Itoa(harness.WorkloadUID)
 	}
-	if o.user != "0" {
+	if o.user != "0" && o.user != imagesUser {
 		flags = append(flags, "--user", o.user)
 	}
 	if o.runtime == "" {
@@ -103,7 +118,7 @@ func tryRun(t *testing.T, o options) (*container, harness.Result) {
 	t.Cleanup(c.remove)
 	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
 	defer cancel()
-	r, err := host.CtrRun(ctx, o.runtime, append(flags, o.flags...), o.image, c.id, o.command...)
+	r, err := h.CtrRun(ctx, o.runtime, append(flags, o.flags...), o.image, c.id, o.command...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -552,9 +567,15 @@ func mkfifo(t *testing.T, path string) {
 // before the daemon knows of it, so an event of the test's own is sent until it comes back.
 func subscribe(t *testing.T, ctx context.Context, topic string) (<-chan *events.Envelope, <-chan error) {
 	t.Helper()
+	return subscribeOn(t, host, ctx, topic)
+}
+
+// subscribeOn is subscribe at another host's daemon.
+func subscribeOn(t *testing.T, h *harness.Host, ctx context.Context, topic string) (<-chan *events.Envelope, <-chan error) {
+	t.Helper()
 	const mark = "/subscribed"
-	namespace := `namespace=="` + host.Namespace + `",`
-	all, errs := host.Client().Subscribe(ctx, namespace+topic, namespace+`topic=="`+mark+`"`)
+	namespace := `namespace=="` + h.Namespace + `",`
+	all, errs := h.Client().Subscribe(ctx, namespace+topic, namespace+`topic=="`+mark+`"`)
 	live, out := make(chan struct{}), make(chan *events.Envelope)
 	go func() {
 		marked := false
@@ -578,7 +599,7 @@ func subscribe(t *testing.T, ctx context.Context, topic string) (<-chan *events.
 	}()
 	deadline := time.After(eventTime)
 	for {
-		if err := host.Client().EventService().Publish(host.Context(ctx), mark, &eventsapi.NamespaceUpdate{Name: host.Namespace}); err != nil {
+		if err := h.Client().EventService().Publish(h.Context(ctx), mark, &eventsapi.NamespaceUpdate{Name: h.Namespace}); err != nil {
 			t.Fatal(err)
 		}
 		select {

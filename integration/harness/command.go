@@ -32,7 +32,7 @@ func (r Result) String() string {
 // Ctr runs ctr as a user would, against this host's containerd. The error says that it could not be run or did not end in
 // time; a status other than 0 is no error.
 func (h *Host) Ctr(ctx context.Context, args ...string) (Result, error) {
-	return h.Run(ctx, h.tool("ctr"), args...)
+	return h.Run(ctx, h.program("ctr"), args...)
 }
 
 // CtrRun is ctr run -d with our snapshotter, for the container id of image.

@@ -51,6 +51,7 @@ type Host struct {
 	LogDir     string
 	MountDir   string // root's alone: for what profiles mount
 
+	release     Release
 	client      *containerd.Client
 	snapshotter string
 	daemon      *exec.Cmd
@@ -63,7 +64,12 @@ type Host struct {
 
 // Start makes a host and starts its containerd. An empty namespace stands for one that no other host has, so that
 // cgroups and runc's state are its own too.
-func Start(ctx context.Context, namespace string) (_ *Host, err error) {
+func Start(ctx context.Context, namespace string) (*Host, error) {
+	return StartRelease(ctx, namespace, Pinned)
+}
+
+// StartRelease is Start with another containerd.
+func StartRelease(ctx context.Context, namespace string, release Release) (_ *Host, err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("this needs root")
 	}
@@ -81,6 +87,7 @@ func Start(ctx context.Context, namespace string) (_ *Host, err error) {
 	}
 	dir := filepath.Join(base, name)
 	h := &Host{
+		release:    release,
 		Repository: repository,
 		Dir:        dir,
 		Namespace:  namespace,
@@ -99,6 +106,11 @@ func Start(ctx context.Context, namespace string) (_ *Host, err error) {
 	} {
 		if _, err := os.Stat(tool); err != nil {
 			return nil, fmt.Errorf("%w: run make toolchain build testbin", err)
+		}
+	}
+	for _, name := range []string{"containerd", "ctr"} {
+		if _, err := os.Stat(h.program(name)); err != nil {
+			return nil, fmt.Errorf("%s: %w: run make releases compat-releases", release.Name, err)
 		}
 	}
 	defer func() {
@@ -160,16 +172,20 @@ func (h *Host) testProgram(name string) string {
 	return filepath.Join(h.Repository, ".cache", "test", name)
 }
 
-// path is the search path of containerd, and so of its shims: ours first, then the pinned tools.
+// path is the search path of containerd, and so of its shims: the release's first, ours, then the pinned tools.
 func (h *Host) path() string {
-	return strings.Join([]string{
+	var dirs []string
+	for _, dir := range h.release.Path {
+		dirs = append(dirs, h.inCache(dir))
+	}
+	return strings.Join(append(dirs,
 		filepath.Join(h.Repository, "bin"), filepath.Join(h.Repository, ".cache", "bin"),
 		"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
-	}, ":")
+	), ":")
 }
 
 // containerdConfig leaves out all that a host has only once (CRI, NRI's socket, /opt), and snapshotters that need devices.
-const containerdConfig = `version = 3
+const containerdConfig = `version = %d
 root = %q
 state = %q
 disabled_plugins = [
@@ -219,8 +235,7 @@ func (h *Host) makeFiles() error {
 		// The checkout of a CI job may be on an overlay itself.
 		h.snapshotter = "native"
 	}
-	daemon := fmt.Sprintf(containerdConfig, root, filepath.Join(h.Dir, "state"), h.Address, h.Address+".ttrpc")
-	if err := os.WriteFile(filepath.Join(h.Dir, "containerd.toml"), []byte(daemon), 0o644); err != nil {
+	if err := h.writeDaemonConfig(); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(h.Dir, "containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
@@ -229,6 +244,12 @@ func (h *Host) makeFiles() error {
 	}
 	h.daemonLog = log
 	return nil
+}
+
+func (h *Host) writeDaemonConfig() error {
+	config := fmt.Sprintf(containerdConfig, h.release.configVersion(), filepath.Join(h.Dir, "containerd"), filepath.Join(h.Dir, "state"),
+		h.Address, h.Address+".ttrpc")
+	return os.WriteFile(filepath.Join(h.Dir, "containerd.toml"), []byte(config), 0o644)
 }
 
 // UseHook makes path the hook of the containers that are created from now on.
@@ -253,7 +274,7 @@ func (h *Host) environment() []string {
 }
 
 func (h *Host) startDaemon(ctx context.Context) error {
-	cmd := exec.Command(h.tool("containerd"), "--config", filepath.Join(h.Dir, "containerd.toml"))
+	cmd := exec.Command(h.program("containerd"), "--config", filepath.Join(h.Dir, "containerd.toml"))
 	cmd.Env = h.environment()
 	cmd.Dir = h.Dir
 	cmd.Stdout, cmd.Stderr = h.daemonLog, h.daemonLog

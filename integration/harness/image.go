@@ -34,6 +34,7 @@ type Image struct {
 	Name  string // "test.local/gateway:latest"
 	Files []File
 	Env   []string
+	User  string // empty: root
 }
 
 // BaseImage is the image that most tests run.
@@ -148,6 +149,7 @@ type (
 	imageConfig struct {
 		platform
 		Config struct {
+			User       string   `json:"User,omitempty"`
 			Env        []string `json:"Env"`
 			Cmd        []string `json:"Cmd"`
 			WorkingDir string   `json:"WorkingDir"`
@@ -182,6 +184,7 @@ func (i Image) archive(base []File) ([]byte, error) {
 	here := platform{Architecture: runtime.GOARCH, OS: "linux"}
 	config := imageConfig{platform: here}
 	config.Config.Env = append([]string{"PATH=/usr/local/bin:/bin"}, i.Env...)
+	config.Config.User = i.User
 	config.Config.Cmd = []string{"/bin/sleep", "3600"}
 	config.Config.WorkingDir = "/"
 	config.RootFS.Type = "layers"
