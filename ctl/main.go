@@ -43,7 +43,9 @@ func run(args []string) int {
 		Stdin:     os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Terminal: terminal, Width: width,
 		Via: "cli", UID: os.Getuid(),
-		More: []verb.Command{metricsCommand(), profileCommand(), doctorCommand(path, err), versionCommand()},
+		More: []verb.Command{
+			metricsCommand(), profileCommand(), runtimeCommand(path), cdiCommand(path), doctorCommand(path, err), versionCommand(),
+		},
 	}, args)
 }
 

@@ -20,7 +20,7 @@ func command(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	exit = verb.Run(t.Context(), verb.Env{Stdout: &out, Stderr: &errs,
-		More: []verb.Command{metricsCommand(), profileCommand(), doctorCommand("", nil), versionCommand()}}, args)
+		More: []verb.Command{metricsCommand(), profileCommand(), runtimeCommand(""), cdiCommand(""), doctorCommand("", nil), versionCommand()}}, args)
 	return exit, out.String(), errs.String()
 }
 

@@ -154,7 +154,7 @@ func TestMetricsKnowsItsArguments(t *testing.T) {
 }
 
 func TestTheCommandsOwnVerbsHaveHelp(t *testing.T) {
-	for _, name := range []string{"metrics", "profile", "doctor", "version"} {
+	for _, name := range []string{"metrics", "profile", "runtime", "cdi", "doctor", "version"} {
 		exit, stdout, stderr := command(t, "help", name)
 		if exit != code.ExitOK || stderr != "" || !strings.HasPrefix(stdout, "usage: gatewarden "+name) {
 			t.Errorf("%s: exit %d, %q, %q", name, exit, stdout, stderr)
