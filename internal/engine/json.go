@@ -77,7 +77,7 @@ func checkJSON(file string, doc []byte) error {
 		where = e.Offset
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		err, where = errors.New("it ends too early"), int64(len(doc))
+		err, where = errors.New("it ends too early"), int64(len(doc))+1
 	}
 	if err != nil {
 		before := doc[:min(int(max(where-1, 0)), len(doc))]
