@@ -47,10 +47,10 @@ type HooksWhen struct {
 }
 
 // HooksDocuments gives the hooks.d documents that run the hook program at hookPath for every container with
-// GatewayAnnotation, by the names of their files. There is one for each stage: a document gives its hook the same
+// GatewayAnnotation, or with that and a slash, by which a pod's annotation names a container; by the names of their files. There is one for each stage: a document gives its hook the same
 // arguments in all its stages, and ours are told the stage as the first one. args follow it, as with AddHooks.
 //
-// Only the hook judges the annotation's value. A container whose annotation names no profile is to be refused, not
+// Only the hook judges what the annotation says. A container whose annotation names no profile is to be refused, not
 // started without its gateway, so the documents match any.
 func HooksDocuments(hookPath string, args []string) (map[string]HooksDocument, error) {
 	if err := checkHook(hookPath, args); err != nil {
@@ -59,7 +59,7 @@ func HooksDocuments(hookPath string, args []string) (map[string]HooksDocument, e
 	documents := map[string]HooksDocument{}
 	for _, stage := range []Stage{CreateRuntime, Poststop} {
 		// By hand, since package regexp is slow to start for a program that only needs this: dots are all that is special in it.
-		key := "^" + strings.ReplaceAll(GatewayAnnotation, ".", `\.`) + "$"
+		key := "^" + strings.ReplaceAll(GatewayAnnotation, ".", `\.`) + "(/.*)?$"
 		documents[HooksName(stage)] = HooksDocument{
 			Version: hooksVersion,
 			Hook:    hook(hookPath, stage, args),

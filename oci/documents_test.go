@@ -44,7 +44,7 @@ func TestHooksDocumentsMatchTheAnnotationAtBothStages(t *testing.T) {
   },
   "when": {
     "annotations": {
-      "^io\\.gatewarden\\.gateway$": ".*"
+      "^io\\.gatewarden\\.gateway(/.*)?$": ".*"
     }
   },
   "stages": [
