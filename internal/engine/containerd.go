@@ -21,8 +21,9 @@ const (
 // runcType is the runtime whose options our handler takes: with it CRI sends runc's own.
 const runcType = "io.containerd.runc.v2"
 
-// annotations are those that CRI is to hand on to our shim.
-const annotations = "io.gatewarden.*"
+// annotations gives patterns of those that CRI is to hand on to our shim. A "*" does not match a slash, behind which a pod's
+// annotation names a container.
+func annotations() []string { return []string{"io.gatewarden.*", "io.gatewarden.*/*"} }
 
 // criPlugin is the plugin that has the runtimes of CRI, in each version of the configuration's format.
 //
@@ -68,8 +69,10 @@ func containerdHandler(doc map[string]any, version int64, o Options) ([]byte, er
 		if !ok {
 			return nil, fmt.Errorf("%s of the default runtime is not an array of strings", key)
 		}
-		if !slices.Contains(list, annotations) {
-			list = append(list, annotations)
+		for _, pattern := range annotations() {
+			if !slices.Contains(list, pattern) {
+				list = append(list, pattern)
+			}
 		}
 		ours[key] = list
 	}

@@ -119,15 +119,15 @@ func sealedFile(engine, text string) string { return string(seal([]byte(text), e
 
 // handlerV3 is the handler in a drop-in of version 3, without options.
 const handlerV3 = `[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.gatewarden]
-container_annotations = ['io.gatewarden.*']
-pod_annotations = ['io.gatewarden.*']
+container_annotations = ['io.gatewarden.*', 'io.gatewarden.*/*']
+pod_annotations = ['io.gatewarden.*', 'io.gatewarden.*/*']
 runtime_path = '/usr/bin/containerd-shim-gatewarden-v2'
 runtime_type = 'io.containerd.runc.v2'
 `
 
 const handlerV2 = `[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gatewarden]
-container_annotations = ['io.gatewarden.*']
-pod_annotations = ['io.gatewarden.*']
+container_annotations = ['io.gatewarden.*', 'io.gatewarden.*/*']
+pod_annotations = ['io.gatewarden.*', 'io.gatewarden.*/*']
 runtime_path = '/usr/bin/containerd-shim-gatewarden-v2'
 runtime_type = 'io.containerd.runc.v2'
 `
@@ -153,7 +153,7 @@ func hooksFiles(t testing.TB, dir string) files {
   },
   "when": {
     "annotations": {
-      "^io\\.gatewarden\\.gateway$": ".*"
+      "^io\\.gatewarden\\.gateway(/.*)?$": ".*"
     }
   },
   "stages": [
@@ -189,8 +189,8 @@ default_runtime_name = 'gatewarden'
 
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.gatewarden]
 cgroup_writable = true
-container_annotations = ['x.example/*', 'io.gatewarden.*']
-pod_annotations = ['io.gatewarden.*']
+container_annotations = ['x.example/*', 'io.gatewarden.*', 'io.gatewarden.*/*']
+pod_annotations = ['io.gatewarden.*', 'io.gatewarden.*/*']
 runtime_path = '/usr/bin/containerd-shim-gatewarden-v2'
 runtime_type = 'io.containerd.runc.v2'
 
