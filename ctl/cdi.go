@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/engine"
@@ -71,7 +72,7 @@ It is JSON with and without --json. Exit status: 0 written; 1 FILE cannot be wri
 					fmt.Fprintf(in.Stderr, "gatewarden: cannot write %s: %v\n", file, err)
 					return code.ExitFailed
 				}
-				fmt.Fprintf(in.Stdout, "%s: written, with %d devices\n", file, len(list))
+				fmt.Fprintf(in.Stdout, "%s: written, devices: %s\n", file, strings.Join(list, ", "))
 				return code.ExitOK
 			}
 		},

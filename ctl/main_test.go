@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/verb"
 )
 
@@ -19,7 +20,7 @@ import (
 func command(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	exit = verb.Run(t.Context(), verb.Env{Stdout: &out, Stderr: &errs,
+	exit = verb.Run(t.Context(), verb.Env{Config: config.Default(), Stdout: &out, Stderr: &errs,
 		More: []verb.Command{metricsCommand(), profileCommand(), runtimeCommand(""), cdiCommand(""), doctorCommand("", nil), versionCommand()}}, args)
 	return exit, out.String(), errs.String()
 }

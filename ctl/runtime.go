@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,9 +29,9 @@ func runtimeCommand(path string) verb.Command {
 	return verb.Command{
 		Name: "runtime", Args: "configure|unconfigure ENGINE", Host: true,
 		Summary: "configure|unconfigure containerd, crio, podman or docker: switch gatewarden on in an engine, or off",
-		Help: `Writes what ENGINE (containerd, crio, podman, docker) needs, in a file of gatewarden's own where the engine takes one, and
-shows it as a diff. A second time it does nothing. unconfigure takes away exactly that. What somebody else wrote, or edited
-since, is refused and stays. Engines are not restarted: what they need is told.
+		Help: `Writes what ENGINE (containerd, crio, podman, docker) needs, in a file of gatewarden's own where the engine takes one,
+and shows it as a diff. A second time it does nothing. unconfigure takes away exactly that. What somebody else wrote, or
+edited since, is refused and stays. Engines are not restarted: what they need is told.
 
   --dry-run          only show what would be done
   --set-default      containerd, docker: make gatewarden the runtime of containers that ask for none
@@ -45,8 +46,8 @@ since, is refused and stays. Engines are not restarted: what they need is told.
   --json             {"engine", "action", "dry_run", "changed", "files": [{path, action, diff}], "notes", "next"}
   -q, --quiet        no output, same exit status
 
-Exit status: 0 done, or nothing to do; 1 a file could not be written, those before it were; 2 usage; 3 refused, nothing was
-written.
+Exit status: 0 done, or nothing to do; 1 a file could not be written, those before it were; 2 usage; 3 refused, nothing
+was written.
 `,
 		Examples: "  gatewarden runtime configure containerd --dry-run\n  gatewarden runtime configure podman --cdi --profile openclaw\n  gatewarden runtime unconfigure docker\n",
 		New: func(fs *flag.FlagSet) func(context.Context, *verb.Invocation) int {
@@ -63,6 +64,8 @@ written.
 				switch {
 				case len(in.Args) != 2 || in.Args[0] != "configure" && in.Args[0] != "unconfigure":
 					return in.Usage("runtime knows: runtime configure ENGINE, runtime unconfigure ENGINE")
+				case !slices.Contains(engine.Names(), in.Args[1]):
+					return in.Usage("%.80q is no engine that gatewarden can configure; there are %s", in.Args[1], strings.Join(engine.Names(), ", "))
 				case len(*names) > 0 && (!o.CDI || in.Args[0] == "unconfigure"):
 					return in.Usage("--profile is for runtime configure with --cdi")
 				case o.Root != "" && !filepath.IsAbs(o.Root), o.File != "" && !filepath.IsAbs(o.File), o.Shim != "" && !filepath.IsAbs(o.Shim):
