@@ -11,6 +11,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/exposition"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/metrics"
 	"github.com/gatewarden/gatewarden/internal/scrape"
 	"github.com/gatewarden/gatewarden/internal/verb"
@@ -80,7 +81,7 @@ There is no --json. Exit status: 0 printed, or served until SIGTERM or SIGINT; 1
 
 // gather makes the metrics of this moment.
 func gather(ctx context.Context, in *verb.Invocation) ([]byte, error) {
-	found, err := in.Survey(ctx)
+	found, err := in.Host().Survey(ctx, gateways.AnswerTime)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
-	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
 // SocketName is the name of a warden's socket in its container's run directory.
@@ -56,7 +56,7 @@ func Call(ctx context.Context, dir string, req Request, on func(Message)) (Messa
 		if err != nil {
 			return Message{}, lost(ctx, dir, err)
 		}
-		m, err := strictjson.Decode[Message](line)
+		m, err := ParseMessage(line)
 		if err != nil {
 			return Message{}, lost(ctx, dir, err)
 		}
@@ -71,6 +71,15 @@ func Call(ctx context.Context, dir string, req Request, on func(Message)) (Messa
 		}
 		return m, nil
 	}
+}
+
+// ParseMessage reads one line of a warden's answer. Unknown members are allowed: the warden may be of a later version than its
+// client, which adds some. What a client asks for a warden reads strictly (ParseRequest).
+func ParseMessage(line []byte) (m Message, err error) {
+	if len(line) > MaxMessage {
+		return m, fmt.Errorf("%w: over %d bytes", errTooLong, MaxMessage)
+	}
+	return m, json.Unmarshal(line, &m)
 }
 
 // dial connects through a descriptor of dir, so that the length of dir does not count against the 108 bytes of a
@@ -114,8 +123,10 @@ func Answers(ctx context.Context, dir string) bool {
 }
 
 func lost(ctx context.Context, dir string, err error) error {
-	if ctx.Err() != nil {
-		return code.Errorf(code.Deadline, code.StageQueue, "no answer from the warden at %s in time: %w", dir, context.Cause(ctx))
+	// Of a context's timer and a dial's either can be the first to fire.
+	late := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+	if cause := cmp.Or(context.Cause(ctx), err); ctx.Err() != nil || late {
+		return code.Errorf(code.Deadline, code.StageQueue, "no answer from the warden at %s in time: %w", dir, cause)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		cause := op.Err // its address is a descriptor's number

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/receipt"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 )
 
@@ -93,6 +94,18 @@ func TestACallEndsWithItsContext(t *testing.T) {
 	case <-gone:
 	case <-time.After(5 * time.Second):
 		t.Error("the handler was not told that its client is gone")
+	}
+}
+
+func TestAClientReadsTheAnswerOfALaterWarden(t *testing.T) {
+	m, err := ParseMessage([]byte(`{"status":{"state":"running","of_later":1},"of_later":{},"done":true}`))
+	if err != nil || m.Status == nil || m.Status.State != receipt.Running || !m.Done {
+		t.Errorf("%+v, %v", m, err)
+	}
+	for _, line := range []string{``, `{"done":true} {}`, `{"done":1}`, `{"text":"` + strings.Repeat("x", MaxMessage) + `"}`} {
+		if m, err := ParseMessage([]byte(line)); err == nil {
+			t.Errorf("%.40q is read as %+v", line, m)
+		}
 	}
 }
 
@@ -179,5 +192,5 @@ func FuzzRequest(f *testing.F) {
 
 func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`{"error":{"code":"busy","stage":"queue","retryable":true,"message":"m"},"done":true}`))
-	f.Fuzz(func(t *testing.T, line []byte) { strictjson.Decode[Message](line) })
+	f.Fuzz(func(t *testing.T, line []byte) { ParseMessage(line) })
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/verb"
 	"github.com/gatewarden/gatewarden/internal/virtualexec"
 )
@@ -75,7 +76,7 @@ func execArgs(spec *anypb.Any) (args []string, columns int, err error) {
 
 // newExec makes the virtual exec that r asks for.
 func (c *container) newExec(r *taskapi.ExecProcessRequest, args []string) *virtualexec.Process {
-	target := &verb.Target{Namespace: c.namespace, ID: c.id}
+	target := &gateways.Target{Namespace: c.namespace, ID: c.id}
 	return virtualexec.New(virtualexec.Config{
 		ID:    r.ExecID,
 		Stdio: virtualexec.Stdio{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 func apply() Command {
@@ -108,7 +109,7 @@ func (c *change) flags(fs *flag.FlagSet) func(context.Context, *Invocation) int 
 }
 
 // plan prints what a dry run has found.
-func (in *Invocation) plan(t Target, p *control.Plan) int {
+func (in *Invocation) plan(t gateways.Target, p *control.Plan) int {
 	if in.JSON {
 		in.PrintJSON(p)
 		return code.ExitOK

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/audit"
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/install"
 )
 
@@ -89,19 +90,19 @@ Exit status: 0 intact; 1 broken; 2 usage; 3 a log or the key cannot be read; 6 n
 // chains gives the logs to verify as the hook's arguments.
 func (in *Invocation) chains(all bool) ([]string, int) {
 	host := "audit:" + audit.Log(in.Config.StateDir).Path
-	journal := func(t Target) string {
-		return "journal:" + filepath.Join(in.Config.StateDir, t.Namespace, t.ID, journalName)
+	journal := func(t gateways.Target) string {
+		return "journal:" + in.Host().Journal(t)
 	}
 	switch {
 	case all:
-		targets, err := list([]string{in.Config.StateDir})
+		targets, err := gateways.List(in.Config.StateDir)
 		if err != nil {
 			return nil, in.Fail(err)
 		}
 		logs := []string{host}
 		for _, t := range targets {
 			// Of one that was deleted [[state]] and an applied configuration can be left, and its journal is gone.
-			if absent(filepath.Join(in.Config.StateDir, t.Namespace, t.ID, journalName)) && absent(in.dir(t)) {
+			if absent(in.Host().Journal(t)) && absent(in.Host().RunDir(t)) {
 				continue
 			}
 			logs = append(logs, journal(t))

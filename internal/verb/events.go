@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/audit"
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 func events() Command {
@@ -53,13 +54,13 @@ container, or no receipt with that id.
 				case *since == "" && isSet(fs, "since"):
 					return in.Usage("--since needs the id of a receipt")
 				}
-				wanted := map[Target]bool{}
+				var wanted []gateways.Target
 				for _, name := range in.Args {
 					t, exit := in.past(name)
 					if exit != code.ExitOK {
 						return exit
 					}
-					wanted[t] = true
+					wanted = append(wanted, t)
 				}
 				if *timeout > 0 {
 					var cancel context.CancelFunc
@@ -80,31 +81,27 @@ func isSet(fs *flag.FlagSet, name string) bool {
 }
 
 // past is find for a container that may be gone: a full name is taken as it is.
-func (in *Invocation) past(name string) (Target, int) {
-	t, err := find(name, in.Namespace, []string{in.Config.RunDir, in.Config.StateDir})
+func (in *Invocation) past(name string) (gateways.Target, int) {
+	t, err := in.Host().Find(name, in.Config.RunDir, in.Config.StateDir)
 	if err == nil {
 		return t, code.ExitOK
 	}
-	if e, ok := errors.AsType[*ambiguousError](err); ok {
+	if e, ok := errors.AsType[*gateways.AmbiguousError](err); ok {
 		fmt.Fprintf(in.Stderr, "gatewarden: %s\n", e)
-		return Target{}, code.ExitUsage
+		return gateways.Target{}, code.ExitUsage
 	}
 	if ns, id, ok := strings.Cut(name, "/"); ok && ns != "" && id != "" && code.From(err, code.StageQueue).Code == code.NotManaged {
 		fmt.Fprintf(in.Stderr, "gatewarden: no container with a gateway is called %s now; what the audit log has of it is shown\n", in.safe(name))
-		return Target{ns, id}, code.ExitOK
+		return gateways.Target{Namespace: ns, ID: id}, code.ExitOK
 	}
-	return Target{}, in.Fail(err)
+	return gateways.Target{}, in.Fail(err)
 }
 
 // events follows the audit log; no wanted means all.
-func (in *Invocation) events(ctx context.Context, wanted map[Target]bool, since string) int {
+func (in *Invocation) events(ctx context.Context, wanted []gateways.Target, since string) int {
 	// A reader that has had enough is no failure: the write tells.
 	signal.Ignore(unix.SIGPIPE)
-	log := audit.Log(in.Config.StateDir)
-	err := audit.Follow(ctx, log, since, func(e audit.Event) error {
-		if len(wanted) > 0 && !wanted[Target{e.Container.Namespace, e.Container.ID}] {
-			return nil
-		}
+	err := in.Host().Follow(ctx, wanted, since, func(e audit.Event) error {
 		text := string(e.Text)
 		if in.Terminal {
 			text = escapeControls(text) // the same JSON
@@ -113,17 +110,14 @@ func (in *Invocation) events(ctx context.Context, wanted map[Target]bool, since 
 	}, func(g audit.Gap) error {
 		from := fmt.Sprintf("receipts %d to %d", g.From, g.To)
 		if g.From == 0 {
-			from = fmt.Sprintf("receipt %s is not in %s any more: receipts up to %d", since, log.Path, g.To)
+			from = fmt.Sprintf("receipt %s is not in %s any more: receipts up to %d", since, audit.Log(in.Config.StateDir).Path, g.To)
 		}
 		fmt.Fprintf(in.Stderr, "gatewarden: %s were rotated away and are left out\n", in.safe(from))
 		return written(0, printJSON(in.Stdout, map[string]audit.Gap{"gap": g}))
 	})
-	unknown, isUnknown := errors.AsType[*audit.UnknownError](err)
 	switch {
 	case ctx.Err() != nil || errors.Is(err, errNoReader):
 		return code.ExitOK
-	case isUnknown:
-		return in.Fail(code.Errorf(code.NotManaged, code.StageQueue, "cannot begin after receipt %s: %w", since, unknown))
 	}
 	return in.Fail(fmt.Errorf("cannot follow the audit log: %w", err))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 // FuzzArguments gives a virtual exec's arguments, which are a client's, to a container without a warden.
@@ -23,7 +24,7 @@ func FuzzArguments(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		args := strings.Split(s, "\x00")
 		var stdout, stderr bytes.Buffer
-		status := Run(t.Context(), Env{Config: settings, Target: &Target{"default", "web"}, Stdout: &stdout, Stderr: &stderr, Via: "task-exec"}, args)
+		status := Run(t.Context(), Env{Config: settings, Target: &gateways.Target{Namespace: "default", ID: "web"}, Stdout: &stdout, Stderr: &stderr, Via: "task-exec"}, args)
 		switch {
 		case status < code.ExitOK || status > code.ExitNotManaged:
 			t.Errorf("%q: exit status %d", args, status)

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -52,11 +52,11 @@ Exit status: 0 printed; 2 usage; 3 cannot read them; 6 no such container, not ma
 				if exit != code.ExitOK {
 					return exit
 				}
-				dir := filepath.Join(in.Config.StateDir, t.Namespace, t.ID)
+				dir := in.Host().StateDir(t)
 				store := generation.Open(dir)
 				r, err := store.Record()
 				if errors.Is(err, generation.ErrNone) {
-					if err = in.known(t, dir); err == nil {
+					if err = in.Host().Known(t, dir); err == nil {
 						err = code.Errorf(code.NotManaged, code.StageQueue, "%s has no generations", t)
 					}
 				}
@@ -80,7 +80,7 @@ type listed struct {
 	Changes  []generation.Change `json:"changes"` // from its parent; null if that is gone
 }
 
-func (in *Invocation) generations(t Target, store *generation.Store, r generation.Record) int {
+func (in *Invocation) generations(t gateways.Target, store *generation.Store, r generation.Record) int {
 	numbers, err := store.Numbers()
 	if err != nil {
 		return in.failOn(t, err)
@@ -145,7 +145,7 @@ func changes(all []generation.Change) string {
 	return fmt.Sprintf("%d files", len(all))
 }
 
-func (in *Invocation) difference(t Target, store *generation.Store, from, to int) int {
+func (in *Invocation) difference(t gateways.Target, store *generation.Store, from, to int) int {
 	next, err := store.Get(to)
 	if err == nil && from == 0 {
 		if from = next.Parent; from == 0 {

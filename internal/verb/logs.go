@@ -6,18 +6,15 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
-	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 const (
-	logName     = "gateway.log"
 	defaultTail = 100
 	maxTail     = 100_000
 )
@@ -69,12 +66,11 @@ managed.
 	}
 }
 
-func (in *Invocation) logs(ctx context.Context, t Target, n int, follow, stamps bool) int {
-	dir := filepath.Join(in.Config.LogDir, t.Namespace, t.ID)
-	if err := in.known(t, dir); err != nil {
+func (in *Invocation) logs(ctx context.Context, t gateways.Target, n int, follow, stamps bool) int {
+	if err := in.Host().Known(t, in.Host().LogDir(t)); err != nil {
 		return in.failOn(t, err)
 	}
-	path := filepath.Join(dir, logName)
+	path := in.Host().Log(t)
 	show := func(l gatewaylog.Line) error { return in.printLine(l, stamps) }
 	var err error
 	if follow {
@@ -96,17 +92,6 @@ func (in *Invocation) logs(ctx context.Context, t Target, n int, follow, stamps 
 		return in.failOn(t, fmt.Errorf("cannot show the log %s: %w", path, err))
 	}
 	return code.ExitOK
-}
-
-// known tells whether t has a directory of its own at dir, or at least a run directory.
-func (in *Invocation) known(t Target, dir string) error {
-	for _, d := range []string{dir, in.dir(t)} {
-		_, err := os.Lstat(d)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return code.Errorf(code.NotManaged, code.StageQueue, "%s has no gateway: neither %s nor %s exists", t, dir, control.Dir(in.Config.RunDir, t.Namespace, t.ID))
 }
 
 func (in *Invocation) printLine(l gatewaylog.Line, stamps bool) error {

@@ -5,12 +5,13 @@ import (
 	"io/fs"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 // advise prints the line that says what to do after c, of an error about t: a command that exists, works as it stands
 // there, and is not the one that has just failed. gateway is the profile's name, "" if it is not known. What the message
 // itself can say it says; here is what only this side of the socket knows: who asks, and from where.
-func (in *Invocation) advise(t Target, gateway string, c code.Code) {
+func (in *Invocation) advise(t gateways.Target, gateway string, c code.Code) {
 	file, check := "its profile", in.onHost("gatewarden doctor") // which checks all of them
 	if gateway != "" {
 		file = in.Config.ProfileDir + "/" + gateway + ".toml"
@@ -60,7 +61,7 @@ func (in *Invocation) advise(t Target, gateway string, c code.Code) {
 }
 
 // look gives the line to type to see how t is, after any verb.
-func (in *Invocation) look(t Target) string {
+func (in *Invocation) look(t gateways.Target) string {
 	if in.Command != nil && in.Command.Name == "status" {
 		return in.onHost("gatewarden doctor")
 	}
@@ -78,7 +79,7 @@ func (in *Invocation) onHost(command string) string {
 
 // nextWithoutWarden says what is left to do when nobody supervises t. restart and recover have tried to start a warden
 // themselves: then it is of no use to name them.
-func (in *Invocation) nextWithoutWarden(t Target) {
+func (in *Invocation) nextWithoutWarden(t gateways.Target) {
 	log := in.Config.LogDir + "/" + t.String() + "/warden.log on the host"
 	if in.Command != nil && (in.Command.Name == "restart" || in.Command.Name == "recover" || in.Command.Name == "upgrade-warden") {
 		in.next("%s tells what keeps a warden from working; what became of this one: %s", in.onHost("gatewarden doctor"), log)
@@ -88,7 +89,7 @@ func (in *Invocation) nextWithoutWarden(t Target) {
 }
 
 // failOn is Fail for an error about t.
-func (in *Invocation) failOn(t Target, err error) int {
+func (in *Invocation) failOn(t gateways.Target, err error) int {
 	exit := in.Fail(err)
 	if !errors.Is(err, fs.ErrPermission) { // Fail has said that only root may
 		in.advise(t, "", code.From(err, code.StageQueue).Code)

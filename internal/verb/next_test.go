@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 // codes are all codes that package code declares.
@@ -51,10 +52,10 @@ var quoted = regexp.MustCompile("`([^`]*)`")
 
 func TestEveryCodeHasANextCommandThatExistsAndIsNotTheOneThatFailed(t *testing.T) {
 	settings := config.Config{RunDir: "/run/gw", StateDir: "/var/lib/gw", LogDir: "/var/log/gw", ProfileDir: "/etc/gw"}
-	container := Target{"default", "web"}
+	container := gateways.Target{Namespace: "default", ID: "web"}
 	profileCheck := Command{Name: "profile", Host: true}
 	doctor := Command{Name: "doctor", Host: true}
-	for _, target := range []*Target{nil, &container} {
+	for _, target := range []*gateways.Target{nil, &container} {
 		for _, failed := range []string{"restart", "recover", "status", "probe", "logs", "receipts", "upgrade-warden"} {
 			for _, c := range codes(t) {
 				var out bytes.Buffer
@@ -99,7 +100,7 @@ func TestEveryCodeHasANextCommandThatExistsAndIsNotTheOneThatFailed(t *testing.T
 	}
 }
 
-func commandsOf(target *Target) []string {
+func commandsOf(target *gateways.Target) []string {
 	var names []string
 	for _, c := range commands(Env{Target: target}) {
 		names = append(names, c.Name)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -45,7 +46,7 @@ func (in *Invocation) next(format string, args ...any) {
 }
 
 // hint gives the line to type for another verb on t.
-func (in *Invocation) hint(verb string, t Target) string {
+func (in *Invocation) hint(verb string, t gateways.Target) string {
 	if in.Target != nil {
 		return "`gatewarden " + verb + "`"
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -36,27 +37,18 @@ Exit status: 0 healthy; 1 not healthy; 2 usage; 3 not allowed; 5 cannot tell (pa
 				if exit != code.ExitOK {
 					return exit
 				}
-				limit := *timeout
-				if limit == 0 {
-					limit = probeTime
-				}
-				ctx, cancel := context.WithTimeout(ctx, limit)
-				defer cancel()
-				m, err := control.Call(ctx, in.dir(t), control.Request{Verb: control.Probe, Timeout: *timeout, Via: in.Via}, nil)
-				if err == nil && m.Report == nil {
-					err = code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a report: it and this command differ in version", t)
-				}
+				report, err := in.Host().Probe(ctx, t, *timeout)
 				if err != nil {
 					return in.failProbe(t, err)
 				}
-				return in.printReport(t, m.Report)
+				return in.printReport(t, report)
 			}
 		},
 	}
 }
 
 // failProbe reports a probe that could not be made. Where that says nothing about the gateway, it is "cannot tell".
-func (in *Invocation) failProbe(t Target, err error) int {
+func (in *Invocation) failProbe(t gateways.Target, err error) int {
 	exit := in.failOn(t, err)
 	switch code.From(err, code.StageProbe).Code {
 	case code.WardenLost, code.Paused:
@@ -65,7 +57,7 @@ func (in *Invocation) failProbe(t Target, err error) int {
 	return exit
 }
 
-func (in *Invocation) printReport(t Target, r *control.Report) int {
+func (in *Invocation) printReport(t gateways.Target, r *control.Report) int {
 	exit, verdict := code.ExitDeadline, "cannot tell"
 	if r.Healthy != nil {
 		exit, verdict = code.ExitFailed, "not healthy"

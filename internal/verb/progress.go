@@ -6,6 +6,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 // progress prints the stages of an action: a line for each when it ends, or on a terminal one line that is rewritten
@@ -24,10 +25,7 @@ type progress struct {
 
 // note keeps what m says without printing.
 func (p *progress) note(m control.Message) {
-	switch m.Stage {
-	case code.StageStop, code.StageAbsence, code.StageLaunch, code.StageListen, code.StageProbe, code.StageSettle, code.StageCommit, code.StageRollback:
-		p.stopped = true
-	}
+	p.stopped = p.stopped || gateways.Stopped(m)
 }
 
 // stage takes a message that says that a stage begins. One without a stage only changes the text.

@@ -2,23 +2,16 @@ package verb
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
-	"github.com/gatewarden/gatewarden/internal/counters"
-	"github.com/gatewarden/gatewarden/internal/memo"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
-
-// psClients bounds the wardens that ps asks at a time.
-const psClients = 32
 
 func ps() Command {
 	return Command{
@@ -51,146 +44,48 @@ Exit status: 0 listed; 2 usage; 3 not allowed.
 				if len(in.Args) != 0 {
 					return in.Usage("ps lists all containers and takes no argument such as %q; status shows one", in.Args[0])
 				}
-				limit := *timeout
-				if limit == 0 {
-					limit = answerTime
-				}
-				look := in.read
 				if *probe {
-					look = in.ask
+					return in.ps(in.Host().Poll(ctx, *timeout))
 				}
-				return in.ps(ctx, limit, look)
+				return in.ps(in.Host().Survey(ctx, *timeout))
 			}
 		},
 	}
 }
 
-// row is one container as ps found it.
-type row struct {
-	status   *receipt.Status
-	counters *counters.Counters // as written down; nil: that could not be read
-	lost     bool               // status is what install.json knows
-	gone     bool               // its directory vanished between listing and asking
-	err      error
-}
-
-// ps finds out about each container by look, and prints it.
-func (in *Invocation) ps(ctx context.Context, timeout time.Duration, look func(context.Context, Target, time.Duration) row) int {
-	shown, err := in.survey(ctx, timeout, look)
+// ps prints what was found.
+func (in *Invocation) ps(found []gateways.Found, err error) int {
 	if err != nil {
 		return in.Fail(err)
 	}
 	switch {
 	case in.JSON:
 		statuses := []*receipt.Status{}
-		for _, r := range shown {
-			statuses = append(statuses, r.status)
+		for _, f := range found {
+			statuses = append(statuses, f.Status)
 		}
 		in.PrintJSON(statuses)
-	case len(shown) == 0:
+	case len(found) == 0:
 		fmt.Fprintln(in.Stderr, "no container on this host has a gateway")
 	default:
-		in.printRows(shown)
+		in.printRows(found)
 	}
 	return code.ExitOK
 }
 
-// Found is one container of the host as its warden wrote it down.
-type Found struct {
-	Status   *receipt.Status
-	Counters *counters.Counters // nil: not known
-	Lost     bool               // its warden is gone, or does not answer: of Status only what the hook wrote down, and Code, is known
-}
-
-// Survey tells of all containers of the host what ps does, and wakes no more wardens than that.
-func (in *Invocation) Survey(ctx context.Context) ([]Found, error) {
-	rows, err := in.survey(ctx, answerTime, in.read)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]Found, len(rows))
-	for i, r := range rows {
-		found[i] = Found{r.status, r.counters, r.lost}
-	}
-	return found, nil
-}
-
-// survey finds out about each container by look, psClients at a time.
-func (in *Invocation) survey(ctx context.Context, timeout time.Duration, look func(context.Context, Target, time.Duration) row) ([]row, error) {
-	targets, err := list([]string{in.Config.RunDir})
-	if err != nil {
-		return nil, err
-	}
-	rows := make([]row, len(targets))
-	places := make(chan struct{}, psClients)
-	var asking sync.WaitGroup
-	for i, t := range targets {
-		places <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-places }()
-			rows[i] = look(ctx, t, timeout)
-		})
-	}
-	asking.Wait()
-	var shown []row
-	for _, r := range rows {
-		switch {
-		case r.err != nil:
-			return nil, r.err
-		case !r.gone:
-			shown = append(shown, r)
-		}
-	}
-	return shown, nil
-}
-
-// read takes what t's warden has written down. If nobody stands by that, because the warden is gone, another one is about to
-// take over, or it could not write, or if another release has written it, the socket tells: a warden that is gone is not there
-// to be woken.
-func (in *Invocation) read(ctx context.Context, t Target, timeout time.Duration) row {
-	g, err := memo.Look(in.dir(t))
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return row{err: err}
-	case err != nil || g.Status.Container.Namespace != t.Namespace || g.Status.Container.ID != t.ID:
-		return in.ask(ctx, t, timeout)
-	}
-	r := row{status: &g.Status}
-	if !g.Signed {
-		r = in.ask(ctx, t, timeout)
-	}
-	r.counters = &g.Counters
-	return r
-}
-
-func (in *Invocation) ask(ctx context.Context, t Target, timeout time.Duration) row {
-	st, err := in.askStatus(ctx, t, timeout)
-	if err == nil {
-		return row{status: st}
-	}
-	e := code.From(err, code.StageQueue)
-	switch {
-	case e.Code == code.NotManaged:
-		return row{gone: true}
-	case errors.Is(err, fs.ErrPermission):
-		return row{err: err}
-	}
-	return row{status: in.lostStatus(t, e), lost: true}
-}
-
-func (in *Invocation) printRows(rows []row) {
+func (in *Invocation) printRows(rows []gateways.Found) {
 	now := time.Now()
 	tab := table{
 		header: []string{"CONTAINER", "GATEWAY", "STATE", "HEALTHY", "CHECKED", "PID", "UP", "RESTARTS", "LISTEN", "LAST"},
 		shrink: []column{{8, 12}, {9, 10}, {0, 24}, {1, 8}},
 	}
 	for _, r := range rows {
-		st := r.status
+		st := r.Status
 		name := st.Container.String()
 		if in.Width > 0 {
 			name = shortName(st.Container)
 		}
-		if r.lost {
+		if r.Lost {
 			state := "lost"
 			if st.Code != code.WardenLost {
 				state = "no answer"

@@ -5,17 +5,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"strconv"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
 const (
-	journalName     = "receipts.jsonl"
 	defaultReceipts = 20
 	maxReceipts     = 100_000
 )
@@ -50,16 +48,11 @@ managed.
 	}
 }
 
-func (in *Invocation) receipts(t Target, n int) int {
-	dir := filepath.Join(in.Config.StateDir, t.Namespace, t.ID)
-	if err := in.known(t, dir); err != nil {
-		return in.failOn(t, err)
-	}
-	path := filepath.Join(dir, journalName)
-	all, err := journal.Read(path, n)
+func (in *Invocation) receipts(t gateways.Target, n int) int {
+	all, err := in.Host().Receipts(t, n)
 	skipped, torn := errors.AsType[*journal.SkippedError](err)
-	if err != nil && !torn && !errors.Is(err, fs.ErrNotExist) {
-		return in.failOn(t, fmt.Errorf("cannot read the journal %s: %w", path, err))
+	if err != nil && !torn {
+		return in.failOn(t, err)
 	}
 	if in.JSON {
 		for i := range all {

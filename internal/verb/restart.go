@@ -5,12 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
-	"github.com/gatewarden/gatewarden/internal/install"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -67,23 +66,13 @@ func action(fs *flag.FlagSet, req *control.Request) func(context.Context, *Invoc
 		if exit != code.ExitOK {
 			return exit
 		}
-		req.Timeout, req.Via = *timeout, in.Via
-		if req.RequestID == "" {
-			// Nobody guesses at it, it only has to be no other's: crypto/rand would cost every command at its start.
-			req.RequestID = fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
-		}
+		req.Timeout = *timeout
 		p := progress{w: in.Stdout, terminal: in.Terminal, width: in.Width, safe: in.safe}
 		on := p.stage
 		if in.JSON {
 			on = func(m control.Message) { p.note(m) }
 		}
-		m, err := in.act(ctx, t, *req, on)
-		if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.WardenLost && ctx.Err() == nil {
-			// The id tells the successor what it has finished already.
-			if err = install.Revive(in.Config.Hook, in.dir(t), 0); err == nil {
-				m, err = in.act(ctx, t, *req, on)
-			}
-		}
+		m, err := in.Host().Act(ctx, t, *req, on)
 		if err != nil && m.Receipt == nil {
 			p.end(false, 0)
 			return in.failAction(ctx, t, req.Verb, p.stopped, code.From(err, code.StageQueue))
@@ -92,16 +81,12 @@ func action(fs *flag.FlagSet, req *control.Request) func(context.Context, *Invoc
 			p.end(true, 0)
 			return in.plan(t, m.Plan)
 		}
-		if m.Receipt == nil {
-			p.end(false, 0)
-			return in.failOn(t, code.Errorf(code.Internal, code.StageQueue, "the warden of %s answered without a receipt: it and this command differ in version", t))
-		}
 		return in.finish(t, &p, m)
 	}
 }
 
 // finish prints the receipt.
-func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
+func (in *Invocation) finish(t gateways.Target, p *progress, m control.Message) int {
 	r := m.Receipt
 	exit := r.Exit()
 	if in.JSON {
@@ -129,7 +114,7 @@ func (in *Invocation) finish(t Target, p *progress, m control.Message) int {
 }
 
 // complainOfForwards says what stands in the way of the gateway's clients, though all is well with the gateway.
-func (in *Invocation) complainOfForwards(t Target, r *receipt.Receipt) {
+func (in *Invocation) complainOfForwards(t gateways.Target, r *receipt.Receipt) {
 	failed := receipt.FailedForwards(r.Forwards)
 	for _, f := range failed {
 		in.complain(f.String(), code.ForwardFailed)
@@ -140,12 +125,12 @@ func (in *Invocation) complainOfForwards(t Target, r *receipt.Receipt) {
 }
 
 // failAction reports an action that ended without a receipt. stopped: the old gateway had been signalled by then.
-func (in *Invocation) failAction(ctx context.Context, t Target, v control.Verb, stopped bool, e *code.Error) int {
+func (in *Invocation) failAction(ctx context.Context, t gateways.Target, v control.Verb, stopped bool, e *code.Error) int {
 	switch {
 	case interrupted(ctx):
-		e = code.Errorf(code.Deadline, e.Stage, "stopped waiting for the %s of %s; the warden finishes what it has begun", v, t)
+		e = gateways.GaveUp(t, v, e.Stage)
 	case e.Code == code.WardenLost && stopped:
-		e = code.Errorf(code.WardenLost, e.Stage, "the warden of %s went away during the %s, after the old gateway had been told to stop; whether a gateway runs now is not known", t, v)
+		e = gateways.LostAfterStop(t, v, e.Stage)
 	}
 	exit := in.failOn(t, e)
 	if e.Code == code.WardenLost && stopped {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
@@ -133,59 +132,6 @@ func TestAnInterruptedRestartSaysThatItGoesOn(t *testing.T) {
 	t.Cleanup(func() { close(release) }) // runs before the server's own, which waits for its handlers
 	exit, _, stderr := h.runContext(ctx, "restart", "web")
 	want(t, exit, code.ExitDeadline, stderr, "stopped waiting for the restart of default/web; the warden finishes", "gatewarden status default/web")
-}
-
-// The warden keeps the deadline itself. One that lives, and has not answered long after it, is not waited for.
-func TestAWardenBusyFarBeyondTheTimeoutIsADeadline(t *testing.T) {
-	h := newHost(t)
-	release := make(chan struct{})
-	h.serve("default/web", func(req control.Request, send func(control.Message)) {
-		if req.Verb == control.Status {
-			answerStatus("default/web")(req, send)
-			return
-		}
-		<-release
-	})
-	t.Cleanup(func() { close(release) })
-	in := Invocation{Env: h.env}
-	web := Target{"default", "web"}
-	begun := time.Now()
-	req := control.Request{Verb: control.Restart, Timeout: 10 * time.Millisecond}
-	_, err := in.actWithin(t.Context(), web, req, patience{100 * time.Millisecond, 500 * time.Millisecond}, func(control.Message) {})
-	if err == nil || time.Since(begun) < 500*time.Millisecond {
-		t.Fatalf("after %v: %v", time.Since(begun), err)
-	}
-	exit := in.failAction(t.Context(), web, control.Restart, false, code.From(err, code.StageQueue))
-	want(t, exit, code.ExitDeadline, h.err.String(), "(deadline)", "`gatewarden status default/web` tells what runs now")
-}
-
-func TestASlowRestartOfALivingWardenIsWaitedForAndAHangingOneIsNot(t *testing.T) {
-	for _, alive := range []bool{true, false} {
-		h := newHost(t)
-		release := make(chan struct{})
-		done := make(chan struct{})
-		h.serve("default/web", func(req control.Request, send func(control.Message)) {
-			if req.Verb == control.Status && alive {
-				send(control.Message{Status: statusOf("default/web"), Done: true})
-				close(done) // asked on the side: the restart may end now
-				return
-			}
-			select {
-			case <-done:
-				send(control.Message{Receipt: replaced(), Done: true})
-			case <-release:
-			}
-		})
-		in := Invocation{Env: h.env}
-		_, err := in.actWithin(t.Context(), Target{"default", "web"}, control.Request{Verb: control.Restart}, patience{100 * time.Millisecond, grace}, func(control.Message) {})
-		close(release)
-		if alive && err != nil {
-			t.Errorf("a living warden: %v", err)
-		}
-		if !alive && (err == nil || code.From(err, "").Code != code.WardenLost) {
-			t.Errorf("a hanging warden: %v", err)
-		}
-	}
 }
 
 func TestOnATerminalOneLineIsRewrittenAndGone(t *testing.T) {

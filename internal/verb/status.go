@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -44,17 +45,14 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 	if exit != code.ExitOK {
 		return exit
 	}
-	if timeout == 0 {
-		timeout = answerTime
-	}
-	st, err := in.askStatus(ctx, t, timeout)
+	st, err := in.Host().Status(ctx, t, timeout)
 	lost := false
 	if err != nil {
 		e := code.From(err, code.StageQueue)
 		if e.Code != code.WardenLost {
 			return in.failOn(t, err)
 		}
-		st, lost = in.lostStatus(t, e), true
+		st, lost = in.Host().Lost(t, e), true
 	}
 	if in.JSON {
 		in.PrintJSON(st)
@@ -78,7 +76,7 @@ func (in *Invocation) status(ctx context.Context, timeout time.Duration) int {
 	return code.ExitOK
 }
 
-func (in *Invocation) printStatus(ctx context.Context, t Target, st *receipt.Status, lost bool) {
+func (in *Invocation) printStatus(ctx context.Context, t gateways.Target, st *receipt.Status, lost bool) {
 	now := time.Now()
 	var b block
 	b.add("container", "%s  (init pid %d)", st.Container, st.Container.InitPID)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/install"
 )
 
@@ -51,20 +52,20 @@ type wardenInfo struct {
 	Version string `json:"version"`
 }
 
-func (in *Invocation) upgrade(ctx context.Context, t Target) int {
-	before, err := in.askStatus(ctx, t, answerTime)
+func (in *Invocation) upgrade(ctx context.Context, t gateways.Target) int {
+	before, err := in.Host().Status(ctx, t, gateways.AnswerTime)
 	if err != nil {
 		return in.failAction(ctx, t, "upgrade", false, code.From(err, code.StageQueue))
 	}
-	if _, err := control.Call(ctx, in.dir(t), control.Request{Verb: control.Leave, Timeout: handover, Via: in.Via}, nil); err != nil {
+	if _, err := control.Call(ctx, in.Host().RunDir(t), control.Request{Verb: control.Leave, Timeout: handover, Via: in.Via}, nil); err != nil {
 		return in.failAction(ctx, t, "upgrade", false, code.From(err, code.StageQueue))
 	}
 	// The shim sees the loss too, and may be faster.
-	if err := install.Revive(in.Config.Hook, in.dir(t), handover); err != nil {
+	if err := install.Revive(in.Config.Hook, in.Host().RunDir(t), handover); err != nil {
 		return in.failAction(ctx, t, "upgrade", false, code.From(err, code.StageQueue))
 	}
 	for {
-		now, err := in.askStatus(ctx, t, answerTime)
+		now, err := in.Host().Status(ctx, t, gateways.AnswerTime)
 		switch {
 		case err == nil && now.Warden.PID != before.Warden.PID && now.Last != nil && now.State != "starting":
 			u := upgraded{Gateway: now.PID, Old: wardenInfo(before.Warden), New: wardenInfo(now.Warden)}

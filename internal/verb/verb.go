@@ -18,14 +18,15 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 )
 
 // Env is what a verb acts on and with. Everything comes from here: a verb reads no environment, argument or descriptor
 // of the process that it runs in, because in the shim those are the shim's.
 type Env struct {
 	Config    config.Config
-	Target    *Target // the container of a virtual exec; then no container argument is accepted. nil in the command
-	Namespace string  // where a container named by its ID alone is looked for first; empty: "default"
+	Target    *gateways.Target // the container of a virtual exec; then no container argument is accepted. nil in the command
+	Namespace string           // where a container named by its ID alone is looked for first; empty: "default"
 
 	Stdin          io.Reader // may be nil; no verb reads it
 	Stdout, Stderr io.Writer

@@ -14,6 +14,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/control/controltest"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/memo"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -58,7 +59,7 @@ func (h *host) runContext(ctx context.Context, args ...string) (exit int, stdout
 
 // inside makes the host's calls virtual execs in default/web.
 func (h *host) inside() *host {
-	h.env.Target, h.env.Via = &Target{"default", "web"}, "task-exec"
+	h.env.Target, h.env.Via = &gateways.Target{Namespace: "default", ID: "web"}, "task-exec"
 	return h
 }
 

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/control"
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
+	"github.com/gatewarden/gatewarden/internal/gateways"
 	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -30,8 +30,8 @@ func isDown(s receipt.State) bool {
 
 // why adds, of a gateway that is down, what tells why: its last lines, who has its addresses, and what has changed since it was
 // last proven. What cannot be found out is left out, or said: it must not hide the rest.
-func (in *Invocation) why(ctx context.Context, b *block, t Target, st *receipt.Status) {
-	if lines, err := gatewaylog.Tail(filepath.Join(in.Config.LogDir, t.Namespace, t.ID, logName), whyLines); err == nil && len(lines) > 0 {
+func (in *Invocation) why(ctx context.Context, b *block, t gateways.Target, st *receipt.Status) {
+	if lines, err := gatewaylog.Tail(in.Host().Log(t), whyLines); err == nil && len(lines) > 0 {
 		text := make([]string, len(lines))
 		for i, l := range lines {
 			text[i] = l.Time.Local().Format("15:04:05") + "  " + gatewaylog.Sanitize(l.Text)
@@ -40,18 +40,18 @@ func (in *Invocation) why(ctx context.Context, b *block, t Target, st *receipt.S
 	} else {
 		b.add("output", "none")
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, gateways.AnswerTime)
 	defer cancel()
-	if m, err := control.Call(ctx, in.dir(t), control.Request{Verb: control.Probe, Via: in.Via, Timeout: answerTime}, nil); err == nil && m.Report != nil && m.Report.Holders != "" {
+	if m, err := control.Call(ctx, in.Host().RunDir(t), control.Request{Verb: control.Probe, Via: in.Via, Timeout: gateways.AnswerTime}, nil); err == nil && m.Report != nil && m.Report.Holders != "" {
 		b.add("addresses", "%s", in.safe(m.Report.Holders))
 	}
 	b.add("changed", "%s", in.safe(in.changed(t, st)))
 }
 
 // changed tells what is different from when the gateway was last proven.
-func (in *Invocation) changed(t Target, st *receipt.Status) string {
-	dir := filepath.Join(in.Config.StateDir, t.Namespace, t.ID)
-	all, err := journal.Read(filepath.Join(dir, journalName), whyReceipts)
+func (in *Invocation) changed(t gateways.Target, st *receipt.Status) string {
+	dir := in.Host().StateDir(t)
+	all, err := journal.Read(in.Host().Journal(t), whyReceipts)
 	if _, torn := errors.AsType[*journal.SkippedError](err); err != nil && !torn {
 		return "not known: " + err.Error()
 	}
@@ -87,8 +87,8 @@ func (in *Invocation) changed(t Target, st *receipt.Status) string {
 }
 
 // waysOut prints the commands that can help a gateway that is down.
-func (in *Invocation) waysOut(t Target, st *receipt.Status) {
-	store := generation.Open(filepath.Join(in.Config.StateDir, t.Namespace, t.ID))
+func (in *Invocation) waysOut(t gateways.Target, st *receipt.Status) {
+	store := generation.Open(in.Host().StateDir(t))
 	g, err := store.Get(st.Generation)
 	if err != nil || g.Parent == 0 {
 		return
