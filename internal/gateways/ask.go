@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -77,7 +78,7 @@ func (h Host) Act(ctx context.Context, t Target, req control.Request, on func(co
 	wait := patience{silence, grace}
 	m, err := h.actWithin(ctx, t, req, wait, on)
 	if e, ok := errors.AsType[*code.Error](err); ok && e.Code == code.WardenLost && ctx.Err() == nil {
-		if err = install.Revive(h.Config.Hook, h.RunDir(t), 0); err == nil {
+		if err = h.revive(t); err == nil {
 			m, err = h.actWithin(ctx, t, req, wait, on)
 		}
 	}
@@ -85,6 +86,15 @@ func (h Host) Act(ctx context.Context, t Target, req control.Request, on func(co
 		err = otherAge(t, "a receipt")
 	}
 	return m, err
+}
+
+func (h Host) revive(t Target) error {
+	if h.Installed {
+		if _, err := exec.LookPath(h.Config.Hook); err != nil {
+			return code.Errorf(code.WardenLost, code.StageQueue, "cannot start a warden for %s: the setting \"hook\": %w", t, err)
+		}
+	}
+	return install.Revive(h.Config.Hook, h.RunDir(t), 0)
 }
 
 // patience is how long is waited for a warden.

@@ -23,6 +23,8 @@ type Host struct {
 	Config    config.Config
 	Namespace string // where a container named by its ID alone is looked for first
 	Via       string // receipt's requested_by.via
+	// Installed: only the settings' hook program is started as a warden, and none that lies beside the caller's own program.
+	Installed bool
 }
 
 // RunDir is the container's run directory, which is there as long as the container.
