@@ -1,10 +1,33 @@
 package oci
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
 
 // GatewayAnnotation names the profile of the gateway that a container asks for. It can only name one: whether the
 // container may have it, and what it is, is said by the profile alone.
+//
+// An annotation of a Kubernetes pod reaches every container of the pod. There the container is a part of the key:
+// GatewayAnnotation + "/" + the container's name in the pod, as in "io.gatewarden.gateway/web".
 const GatewayAnnotation = "io.gatewarden.gateway"
+
+// Annotations by which a CRI implementation tells what a container is in its pod.
+const (
+	// containerd sets them on every container that it makes for CRI (internal/cri/annotations), after those of the pod, which
+	// can therefore not forge them.
+	criContainerType = "io.kubernetes.cri.container-type"
+	criContainerName = "io.kubernetes.cri.container-name"
+	// CRI-O sets its own type, and makes annotations of the labels that the kubelet gives a container. Podman sets the type
+	// too, for its own pods: their containers are annotated one by one, and have no name of Kubernetes'.
+	crioContainerType    = "io.kubernetes.cri-o.ContainerType"
+	kubeletContainerName = "io.kubernetes.container.name"
+
+	sandboxType = "sandbox"
+)
 
 // ValidProfileName tells whether name can be the name of a profile: 1 to 63 lower-case letters, digits, and, except
 // in the first place, "_", "." and "-". Such a name is always a single path component.
@@ -19,16 +42,103 @@ func ValidProfileName(name string) bool {
 	return 1 <= len(name) && len(name) <= 63
 }
 
-// Gateway gives the profile that annotations name, or "" if they name none. An annotation with a value that cannot be
-// a profile's name, the empty one included, is an error, never a container without a gateway.
+// validContainerName tells whether name can be the name of a container in a pod: a DNS label (Kubernetes' Container.name).
+func validContainerName(name string) bool {
+	for i, c := range []byte(name) {
+		alphanumeric := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if !alphanumeric && (c != '-' || i == 0 || i == len(name)-1) {
+			return false
+		}
+	}
+	return 1 <= len(name) && len(name) <= 63
+}
+
+// Place is what a container is in a Kubernetes pod, as a CRI implementation says in its annotations.
+type Place struct {
+	Pod       bool   // it belongs to a pod
+	Sandbox   bool   // it is the one that holds the pod's namespaces (the pause container), and runs nothing of the pod's author
+	Container string // its name in the pod; "" for the sandbox
+}
+
+// PlaceOf reads a container's place from its annotations. A container that no CRI implementation made has the zero Place,
+// unless it is the sandbox of a pod of podman's.
+func PlaceOf(annotations map[string]string) Place {
+	if kind, ok := annotations[criContainerType]; ok {
+		return place(kind, annotations[criContainerName])
+	}
+	name, named := annotations[kubeletContainerName]
+	switch kind := annotations[crioContainerType]; {
+	case kind == sandboxType:
+		return place(kind, "")
+	case kind != "" && named:
+		return place(kind, name)
+	}
+	return Place{}
+}
+
+func place(kind, name string) Place {
+	if kind == sandboxType {
+		return Place{Pod: true, Sandbox: true}
+	}
+	return Place{Pod: true, Container: name}
+}
+
+// Gateway gives the profile that annotations name for the container that has them, or "" if they name none.
+//
+//   - Outside a pod, GatewayAnnotation names it.
+//   - In a pod, GatewayAnnotation/CONTAINER names it for the container of that name. The pause container never has a gateway.
+//
+// Whatever does not say clearly who gets what is an error, never a container without a gateway: a value that cannot be a
+// profile's name, the empty one included; GatewayAnnotation without a container in a pod, even in one that has a single
+// container so far, because sidecars, init containers and debug containers join it without its author; and a container's name
+// outside a pod. In a pod that fails every container, the pause container first, so that nothing of the pod runs.
 func Gateway(annotations map[string]string) (string, error) {
-	name, ok := annotations[GatewayAnnotation]
-	if !ok {
-		return "", nil
+	in := PlaceOf(annotations)
+	var profile string
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		container, qualified := strings.CutPrefix(key, GatewayAnnotation+"/")
+		if !qualified && key != GatewayAnnotation {
+			continue
+		}
+		name := annotations[key]
+		if !ValidProfileName(name) {
+			return "", fmt.Errorf("annotation %.160s=%.80q does not name a profile: use 1 to 63 of a-z, 0-9, \"_\", \".\" and \"-\", beginning with a letter or digit",
+				quoteKey(key), name)
+		}
+		switch {
+		case qualified && !validContainerName(container):
+			return "", fmt.Errorf("annotation %.160s does not name a container: after the slash comes the container's name as in the pod's spec.containers", quoteKey(key))
+		case qualified && !in.Pod:
+			return "", fmt.Errorf("annotation %s names a container of a pod, and this container is in none; write %s=%s", key, GatewayAnnotation, name)
+		case !qualified && in.Pod:
+			return "", ambiguous(in, name)
+		case !qualified || container == in.Container && !in.Sandbox:
+			profile = name
+		}
 	}
-	if !ValidProfileName(name) {
-		return "", fmt.Errorf("annotation %s=%.80q does not name a profile: use 1 to 63 of a-z, 0-9, \"_\", \".\" and \"-\", beginning with a letter or digit",
-			GatewayAnnotation, name)
+	return profile, nil
+}
+
+// ambiguous is the error of an annotation that reaches every container of a pod.
+func ambiguous(in Place, name string) error {
+	example := in.Container
+	if !validContainerName(example) {
+		example = "CONTAINER"
 	}
-	return name, nil
+	why := fmt.Sprintf("annotation %s=%s does not say which container of the pod gets the gateway, and reaches all of them; write %s/%s: %s",
+		GatewayAnnotation, name, GatewayAnnotation, example, name)
+	if in.Sandbox {
+		why += ", with the container's name as in the pod's spec.containers"
+	} else {
+		why += " if it is this one"
+	}
+	return errors.New(why)
+}
+
+// quoteKey is a key for a message: as it is, unless it has to be quoted.
+func quoteKey(key string) string {
+	if q := fmt.Sprintf("%q", key); q != `"`+key+`"` {
+		return q
+	}
+	return key
 }

@@ -29,19 +29,12 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, toGRPC(classify(errdefs.ErrInvalidArgument, "gatewarden: %v", err))
 	}
-	if profile == "" || annotations[containerType] == sandbox {
+	if profile == "" {
 		return s.TTRPCTaskService.Create(ctx, r)
 	}
 	resp, err := s.createManaged(ctx, r)
 	return resp, toGRPC(err)
 }
-
-// A pod's annotations reach its pause container too, which runs nothing of the pod's and has no root filesystem to speak
-// of. containerd marks it (internal/cri/annotations); the gateway belongs to the pod's other containers.
-const (
-	containerType = "io.kubernetes.cri.container-type"
-	sandbox       = "sandbox"
-)
 
 func (s *Service) createManaged(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {
 	if r.Checkpoint != "" {

@@ -68,6 +68,37 @@ func TestTheAnnotationPutsTheHooksIntoTheBundle(t *testing.T) {
 	}
 }
 
+func TestOfAPodOnlyTheNamedContainerIsManaged(t *testing.T) {
+	s := newShim(t)
+	newWarden(t, control.Dir(s.runDir, namespace, "web"))
+	for _, c := range []struct {
+		id, kind, name string
+		managed        bool
+	}{
+		{"pause", "sandbox", "", false},
+		{"side", "container", "sidecar", false},
+		{"web", "container", "app", true},
+	} {
+		annotations := map[string]string{oci.GatewayAnnotation + "/app": "demo", "io.kubernetes.cri.container-type": c.kind}
+		if c.name != "" {
+			annotations["io.kubernetes.cri.container-name"] = c.name
+		}
+		bundle := s.bundle(annotations)
+		_, err := s.Create(s.ctx, &taskapi.CreateTaskRequest{ID: c.id, Bundle: bundle})
+		s.must(err)
+		spec, err := oci.LoadSpec(bundle)
+		s.must(err)
+		if hooked := spec.Hooks != nil; hooked != c.managed || (s.managed(c.id) != nil) != c.managed {
+			t.Errorf("container %s: hooks %+v, managed %v", c.id, spec.Hooks, s.managed(c.id) != nil)
+		}
+	}
+	// What is executed in the others is runc's business, whatever it is called.
+	s.must(s.exec("side", "e1", "gatewarden", "restart"))
+	if !s.inner.called("Exec side/e1") {
+		t.Error("the exec did not reach runc's service")
+	}
+}
+
 func TestCreatesThatAreRefused(t *testing.T) {
 	managed := map[string]string{oci.GatewayAnnotation: "demo"}
 	hookFailure := func(text string) error {
@@ -83,6 +114,10 @@ func TestCreatesThatAreRefused(t *testing.T) {
 	}{
 		{"an annotation that names no profile", map[string]string{oci.GatewayAnnotation: "../x"}, nil, errdefs.IsInvalidArgument, "does not name a profile"},
 		{"an empty annotation", map[string]string{oci.GatewayAnnotation: ""}, nil, errdefs.IsInvalidArgument, "does not name a profile"},
+		{"an annotation that reaches every container of a pod", map[string]string{oci.GatewayAnnotation: "demo", "io.kubernetes.cri.container-type": "container",
+			"io.kubernetes.cri.container-name": "app"}, nil, errdefs.IsInvalidArgument, "write io.gatewarden.gateway/app: demo"},
+		{"the same, seen by its pause container", map[string]string{oci.GatewayAnnotation: "demo", "io.kubernetes.cri.container-type": "sandbox"}, nil,
+			errdefs.IsInvalidArgument, "write io.gatewarden.gateway/CONTAINER: demo"},
 		{"a bundle without config.json", nil, func(_ *testShim, r *taskapi.CreateTaskRequest) { r.Bundle += "/absent" }, errdefs.IsUnknown, "no such file"},
 		{"options of an unknown type", nil, func(_ *testShim, r *taskapi.CreateTaskRequest) {
 			r.Options = &anypb.Any{TypeUrl: "x.y.Z", Value: []byte("v")}

@@ -1,0 +1,110 @@
+package oci
+
+import (
+	"strings"
+	"testing"
+)
+
+// pod gives the annotations that a CRI implementation writes for a container of that name, "" for the sandbox, in a pod with
+// the annotations given.
+func pod(cri, name string, annotations map[string]string) map[string]string {
+	all := map[string]string{}
+	for k, v := range annotations {
+		all[k] = v
+	}
+	kind := "container"
+	if name == "" {
+		kind = "sandbox"
+	}
+	switch cri {
+	case "containerd":
+		all["io.kubernetes.cri.container-type"] = kind
+		if name != "" {
+			all["io.kubernetes.cri.container-name"] = name
+		}
+	case "cri-o":
+		all["io.kubernetes.cri-o.ContainerType"] = kind
+		if name != "" {
+			all["io.kubernetes.container.name"] = name
+		}
+	}
+	return all
+}
+
+func TestInAPodTheAnnotationNamesTheContainer(t *testing.T) {
+	two := map[string]string{GatewayAnnotation + "/web": "demo", GatewayAnnotation + "/db-1": "other", "unrelated/web": "x", GatewayAnnotation + "s": "/"}
+	for _, cri := range []string{"containerd", "cri-o"} {
+		for name, want := range map[string]string{"web": "demo", "db-1": "other", "sidecar": "", "": ""} {
+			if got, err := Gateway(pod(cri, name, two)); got != want || err != nil {
+				t.Errorf("%s, container %q: %q, %v, want %q", cri, name, got, err, want)
+			}
+		}
+	}
+}
+
+func TestAnAnnotationThatDoesNotSayClearlyWhoGetsTheGatewayIsAnErrorForEveryContainer(t *testing.T) {
+	plain := map[string]string{GatewayAnnotation: "demo"}
+	tests := map[string]struct {
+		annotations map[string]string
+		want        string
+	}{
+		"the plain form reaches a container":      {pod("containerd", "web", plain), "reaches all of them; write io.gatewarden.gateway/web: demo if it is this one"},
+		"and the pause container":                 {pod("containerd", "", plain), "write io.gatewarden.gateway/CONTAINER: demo, with the container's name"},
+		"CRI-O's too":                             {pod("cri-o", "web", plain), "io.gatewarden.gateway/web: demo"},
+		"the plain form beside the other":         {pod("containerd", "web", map[string]string{GatewayAnnotation: "demo", GatewayAnnotation + "/web": "demo"}), "reaches all of them"},
+		"a container's name outside a pod":        {map[string]string{GatewayAnnotation + "/web": "demo"}, "is in none; write io.gatewarden.gateway=demo"},
+		"no name after the slash":                 {pod("containerd", "web", map[string]string{GatewayAnnotation + "/": "demo"}), "does not name a container"},
+		"a name that no container can have":       {pod("containerd", "web", map[string]string{GatewayAnnotation + "/Web": "demo"}), "does not name a container"},
+		"two slashes":                             {pod("containerd", "web", map[string]string{GatewayAnnotation + "/a/web": "demo"}), "does not name a container"},
+		"another container's bad profile":         {pod("containerd", "web", map[string]string{GatewayAnnotation + "/db": "../x"}), "io.gatewarden.gateway/db=\"../x\" does not name a profile"},
+		"a bad profile, seen by the sandbox":      {pod("containerd", "", map[string]string{GatewayAnnotation + "/db": ""}), "does not name a profile"},
+		"a key with escapes":                      {pod("containerd", "web", map[string]string{GatewayAnnotation + "/\x1b[2J": "demo"}), `\x1b[2J`},
+		"an empty container name from the engine": {map[string]string{criContainerType: "container", GatewayAnnotation: "demo"}, "io.gatewarden.gateway/CONTAINER: demo"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := Gateway(test.annotations)
+			if got != "" || err == nil || !strings.Contains(err.Error(), test.want) || strings.ContainsRune(err.Error(), 0x1b) {
+				t.Errorf("got %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestPodmanAnnotatesTheContainersOfItsPodsOneByOne(t *testing.T) {
+	annotations := map[string]string{crioContainerType: "container", GatewayAnnotation: "demo"}
+	if got, err := Gateway(annotations); got != "demo" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if place := PlaceOf(annotations); place != (Place{}) {
+		t.Errorf("its place is %+v", place)
+	}
+}
+
+func FuzzGateway(f *testing.F) {
+	f.Add("", "", "demo", "")
+	f.Add("containerd", "web", "demo", "/web")
+	f.Add("containerd", "", "demo", "/web")
+	f.Add("cri-o", "web", "../x", "/db")
+	f.Add("cri-o", "web", "demo", "/a/b")
+	f.Fuzz(func(t *testing.T, cri, container, profile, suffix string) {
+		annotations := pod(cri, container, map[string]string{GatewayAnnotation + suffix: profile})
+		name, err := Gateway(annotations)
+		if err != nil {
+			if len(err.Error()) > 2000 || strings.ContainsAny(err.Error(), "\x00\x1b\n") {
+				t.Errorf("error %q", err)
+			}
+			return
+		}
+		place := PlaceOf(annotations)
+		switch {
+		case name == "":
+		case !ValidProfileName(name) || name != profile:
+			t.Errorf("%q gives %q", profile, name)
+		case place.Sandbox:
+			t.Errorf("the sandbox gets %q", name)
+		case place.Pod != (suffix == "/"+container) || place.Pod != (suffix != ""):
+			t.Errorf("container %q of %+v gets %q by %q", container, place, name, suffix)
+		}
+	})
+}
