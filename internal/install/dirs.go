@@ -248,13 +248,13 @@ func removeLogs(dir string) error {
 	return nil
 }
 
-// removeJournal removes all of the container's state directory but its [[state]] directories, and the configuration that cannot
-// be made again.
-func (i Install) removeJournal() error {
+// removeState removes the container's state directory but for the entries named keep, of which the generations keep only the
+// configuration that cannot be made again.
+func (i Install) removeState(keep []string) error {
 	if err := generation.Open(i.StateDir()).Forget(); err != nil {
 		return err
 	}
-	if err := removeChildren(i.StateDir(), stateName, generation.DirName); err != nil {
+	if err := removeChildren(i.StateDir(), keep...); err != nil {
 		return err
 	}
 	removeEmpty(i.StateDir())

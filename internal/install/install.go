@@ -233,9 +233,10 @@ func (i *installation) sources(ctx context.Context) ([]mount.Source, error) {
 	return sources, nil
 }
 
-// Poststop removes what CreateRuntime made for the container whose state is on stdin, except [[state]] directories. A
-// container that has no gateway, or whose installation failed, is no error. The warden ends by itself with the container's
-// init; Poststop waits for that.
+// Poststop removes what CreateRuntime made for the container whose state is on stdin, except [[state]] directories and a
+// configuration that was applied; of a container of a Kubernetes pod it removes these too, since that has an ID that never
+// comes again: the kubelet makes another container instead of starting one anew. A container that has no gateway, or whose
+// installation failed, is no error. The warden ends by itself with the container's init; Poststop waits for that.
 func Poststop(stdin io.Reader, cfg config.Config, opt Options) error {
 	state, err := oci.ReadState(stdin, oci.Poststop)
 	if err != nil {
@@ -246,7 +247,11 @@ func Poststop(stdin io.Reader, cfg config.Config, opt Options) error {
 		return fmt.Errorf("cannot clean up after the gateway of %s: %w", state.ID, err)
 	}
 	i := Install{Namespace: namespace, ID: state.ID, Config: paths(cfg)}
-	if err := i.clean(state.Bundle, wardenEnds); err != nil {
+	keep := []string{stateName, generation.DirName}
+	if oci.PlaceOf(state.Annotations).Pod {
+		keep = nil
+	}
+	if err := i.clean(state.Bundle, keep, wardenEnds); err != nil {
 		return fmt.Errorf("cannot clean up after the gateway of %s/%s: %w", namespace, state.ID, err)
 	}
 	return nil
@@ -255,8 +260,8 @@ func Poststop(stdin io.Reader, cfg config.Config, opt Options) error {
 // wardenEnds is how long poststop waits for the warden of a container whose init is gone.
 const wardenEnds = 5 * time.Second
 
-// clean removes the traces of i's container, which ran from bundle.
-func (i Install) clean(bundle string, patience time.Duration) error {
+// clean removes the traces of i's container, which ran from bundle, but for the entries named keep of its state directory.
+func (i Install) clean(bundle string, keep []string, patience time.Duration) error {
 	dir := i.RunDir()
 	// Two runtimes can each have a container of this name, in roots of their own. Only one of them got a gateway.
 	record, err := Read(dir)
@@ -276,7 +281,7 @@ func (i Install) clean(bundle string, patience time.Duration) error {
 	default:
 		defer lock.Close()
 	}
-	return errors.Join(RemoveRunDir(dir), removeLogs(i.LogDir()), i.removeJournal())
+	return errors.Join(RemoveRunDir(dir), removeLogs(i.LogDir()), i.removeState(keep))
 }
 
 // alive tells whether the container's init, that very process, still runs.

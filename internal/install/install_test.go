@@ -234,6 +234,12 @@ func (h *host) poststop() error {
 	return Poststop(strings.NewReader(fmt.Sprintf(`{"ociVersion":"1.3.0","id":"web","status":"stopped","bundle":%q}`, h.bundle)), h.cfg, Options{})
 }
 
+// poststopInAPod is poststop of a container that containerd's CRI made.
+func (h *host) poststopInAPod() error {
+	return Poststop(strings.NewReader(fmt.Sprintf(`{"ociVersion":"1.3.0","id":"web","status":"stopped","bundle":%q,"annotations":{"io.kubernetes.cri.container-type":"container"}}`,
+		h.bundle)), h.cfg, Options{})
+}
+
 func (h *host) runDir() string { return h.dir + "/run/default/web" }
 
 // left lists all files and directories below the run, state and log directories.
@@ -252,6 +258,31 @@ func (h *host) left() []string {
 		}
 	}
 	return left
+}
+
+func TestOfAContainerOfAPodNothingIsKept(t *testing.T) {
+	h := newHost(t)
+	delete(h.spec.Annotations, oci.GatewayAnnotation)
+	h.spec.Annotations[oci.GatewayAnnotation+"/app"] = "demo"
+	h.spec.Annotations["io.kubernetes.cri.container-type"] = "container"
+	h.spec.Annotations["io.kubernetes.cri.container-name"] = "app"
+	if err := h.create(Options{}); err != nil {
+		t.Fatal(err)
+	}
+	record, err := Read(h.runDir())
+	if err != nil || record.Profile != "demo" {
+		t.Fatalf("record %+v, %v", record, err)
+	}
+	if err := os.WriteFile(record.StateDir()+"/state/var%2Flib%2Fgateway/kept", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.endInit()
+	if err := h.poststopInAPod(); err != nil {
+		t.Fatal(err)
+	}
+	if left := h.left(); len(left) != 0 {
+		t.Errorf("left after poststop: %v", left)
+	}
 }
 
 func TestAnInstallationIsMadeRecordedAndRemoved(t *testing.T) {
@@ -461,11 +492,11 @@ func TestPoststopWaitsForTheWardenAndComplainsWhenItStays(t *testing.T) {
 	}
 	defer lock.Close()
 	i := Install{Namespace: "default", ID: "web", Config: paths(h.cfg)}
-	if err := i.clean(h.bundle, 20*time.Millisecond); err == nil || !strings.Contains(err.Error(), "warden has not ended") {
+	if err := i.clean(h.bundle, nil, 20*time.Millisecond); err == nil || !strings.Contains(err.Error(), "warden has not ended") {
 		t.Errorf("with a warden that stays: %v", err)
 	}
 	time.AfterFunc(30*time.Millisecond, func() { lock.Close() })
-	if err := i.clean(h.bundle, time.Second*5); err != nil {
+	if err := i.clean(h.bundle, nil, time.Second*5); err != nil {
 		t.Error(err)
 	}
 	if left := h.left(); left != nil {
