@@ -244,7 +244,9 @@ compat: root ## the tests of other containerds, with 2.0, 2.2 and 2.3 too (root;
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run 'Containerd' ./integration/ -compat
 
 .PHONY: docs
-docs: ## write what is made from the tests and the code: docs/fault-matrix.md, docs/state-machine.md
+docs: ## write what is made from the tests and the code: fault matrix, state machine, the keys of profiles, manual pages, completions
+	$(GO) test -count=1 -tags '$(HOOK_TAGS)' ./internal/manual/ -run '^Test(TheDocuments|TheManualPages)' -update
+	$(GO) test -count=1 -tags '$(HOOK_TAGS)' ./hook/ ./ctl/ -run '^Test(TheManualPage|TheCompletions)' -update
 	$(GO) test -count=1 -tags '$(HOOK_TAGS)' -run 'TestTheStateMachineOfTheDocuments' ./internal/warden/ -update
 	$(GO) test -count=1 -tags integration -run 'TestTheFaultMatrix' ./integration/ -update
 

@@ -43,10 +43,15 @@ func run(args []string) int {
 		Stdin:     os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Terminal: terminal, Width: width,
 		Via: "cli", UID: os.Getuid(),
-		More: []verb.Command{
-			metricsCommand(), profileCommand(), runtimeCommand(path), cdiCommand(path), doctorCommand(path, err), versionCommand(),
-		},
+		More: more(path, err),
 	}, args)
+}
+
+// more are the verbs that only this command has. configErr is why the settings at path could not be read, if they could not.
+func more(path string, configErr error) []verb.Command {
+	return []verb.Command{
+		metricsCommand(), profileCommand(), runtimeCommand(path), cdiCommand(path), doctorCommand(path, configErr), versionCommand(),
+	}
 }
 
 // needsConfig tells whether a broken config file stands in the way of args. doctor reports it as a finding.

@@ -20,8 +20,7 @@ import (
 func command(t *testing.T, args ...string) (exit int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	exit = verb.Run(t.Context(), verb.Env{Config: config.Default(), Stdout: &out, Stderr: &errs,
-		More: []verb.Command{metricsCommand(), profileCommand(), runtimeCommand(""), cdiCommand(""), doctorCommand("", nil), versionCommand()}}, args)
+	exit = verb.Run(t.Context(), verb.Env{Config: config.Default(), Stdout: &out, Stderr: &errs, More: more("", nil)}, args)
 	return exit, out.String(), errs.String()
 }
 

@@ -38,6 +38,9 @@ func run(args []string) int {
 		return usage()
 	}
 	switch args[0] {
+	case "help", "--help", "-h":
+		fmt.Print(helpText)
+		return 0
 	case "version", "--version", "-v":
 		fmt.Println("gatewarden-hook", version.Version)
 		return 0
@@ -104,7 +107,6 @@ func refusal(err error) string {
 }
 
 func usage() int {
-	fmt.Fprintln(os.Stderr, "usage: gatewarden-hook createRuntime|poststop [--config FILE] [--namespace NS] [--profile NAME]\n"+
-		"An OCI runtime calls it; see gatewarden-hook(8). To control a gateway, use gatewarden.")
+	fmt.Fprint(os.Stderr, usageLine+"An OCI runtime calls it; see gatewarden-hook(8). To control a gateway, use gatewarden.\n")
 	return 2
 }

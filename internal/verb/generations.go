@@ -23,10 +23,10 @@ func generations() Command {
 		Help: fmt.Sprintf(`Reads the container's state directory on the host, so it works without a warden and without a container. At most %d
 generations are kept; the current one always is.
 
-  --diff N    how generation N differs from the one that it was made from
-  --diff N,M  how M differs from N
-  --json      one JSON object per line
-  -q, --quiet no output, same exit status
+  --diff N     how generation N differs from the one that it was made from
+  --diff N,M   how M differs from N
+  --json       one JSON object per line
+  -q, --quiet  no output, same exit status
 
 Exit status: 0 printed; 2 usage; 3 cannot read them; 6 no such container, not managed, or no such generation.
 `, generation.Keep),

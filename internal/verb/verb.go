@@ -109,16 +109,37 @@ func Run(ctx context.Context, env Env, args []string) int {
 	return in.Usage("unknown verb %q", name)
 }
 
-func (c *Command) run(ctx context.Context, env Env, args []string) int {
-	in := &Invocation{Env: env, Command: c}
+// Commands gives what the gatewarden command on the host offers, with those verbs that only the command has, in the order of
+// its help: for its documents and completions.
+func Commands(more ...Command) []Command { return commands(Env{More: more}) }
+
+// Overview and Help give what the command prints when it is asked for help, for its manual page.
+func Overview(more ...Command) string { return overview(Env{More: more}) }
+
+// Help gives one verb's.
+func Help(c Command) string { return c.help(Env{}) }
+
+// Flags gives the flags of the verb, those of every verb among them.
+func (c *Command) Flags() *flag.FlagSet {
+	fs, _ := c.flags(&Invocation{Command: c}, new(bool))
+	return fs
+}
+
+// flags declares the verb's flags, and gives what runs once they are read.
+func (c *Command) flags(in *Invocation, quiet *bool) (*flag.FlagSet, func(context.Context, *Invocation) int) {
 	fs := flag.NewFlagSet(c.Name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	var quiet bool
 	fs.BoolVar(&in.JSON, "json", false, "")
-	fs.BoolVar(&quiet, "quiet", false, "")
-	fs.BoolVar(&quiet, "q", false, "")
-	run := c.New(fs)
+	fs.BoolVar(quiet, "quiet", false, "")
+	fs.BoolVar(quiet, "q", false, "")
+	return fs, c.New(fs)
+}
+
+func (c *Command) run(ctx context.Context, env Env, args []string) int {
+	in := &Invocation{Env: env, Command: c}
+	var quiet bool
+	fs, run := c.flags(in, &quiet)
 	rest, err := parse(fs, args)
 	if quiet {
 		in.Stdout, in.Stderr = io.Discard, io.Discard
