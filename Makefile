@@ -37,6 +37,10 @@ DEBS_ENGINES = podman crun runc
 # The benchmarks' peers.
 DEBS_BENCH = s6 runit supervisor conmon
 
+# For the packages of the other architecture, and what tests packages.
+DEBS_CROSS = gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+DEBS_PACKAGES = debootstrap fish lintian man-db mandoc qemu-user-static rpm shellcheck zsh
+
 HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m
 INTEGRATION_TIMEOUT ?= 50m
@@ -83,17 +87,80 @@ compiler:
 hook: launcher compiler
 	$(call say,building $(BIN)/gatewarden-hook ($(GOARCH)$(comma) static))
 	CGO_ENABLED=1 GOARCH=$(GOARCH) CC="$(CC)" $(GOBUILD) -tags '$(HOOK_TAGS)' \
-		-ldflags '-s -w -linkmode external -extldflags "-static" $(STAMP)' -o $(BIN)/gatewarden-hook ./hook
+		-ldflags '-s -w -buildid= -linkmode external -extldflags "-static" $(STAMP)' -o $(BIN)/gatewarden-hook ./hook
 
 shim:
 	$(call say,building $(BIN)/containerd-shim-gatewarden-v2 ($(GOARCH)))
-	CGO_ENABLED=0 GOARCH=$(GOARCH) $(GOBUILD) -ldflags '-s -w $(STAMP)' -o $(BIN)/containerd-shim-gatewarden-v2 ./plugin
+	CGO_ENABLED=0 GOARCH=$(GOARCH) $(GOBUILD) -ldflags '-s -w -buildid= $(STAMP)' -o $(BIN)/containerd-shim-gatewarden-v2 ./plugin
 
 command:
 	$(call say,building $(BIN)/gatewarden ($(GOARCH)))
-	CGO_ENABLED=0 GOARCH=$(GOARCH) $(GOBUILD) -ldflags '-s -w $(STAMP)' -o $(BIN)/gatewarden ./ctl
+	CGO_ENABLED=0 GOARCH=$(GOARCH) $(GOBUILD) -ldflags '-s -w -buildid= $(STAMP)' -o $(BIN)/gatewarden ./ctl
 
 comma = ,
+
+# ---- installation and packages
+
+# For packagers: make build && make install DESTDIR=… PREFIX=/usr. What goes where is listed in packaging/files.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+.PHONY: install packages package
+install: ## what `make build` has made, with unit, manual pages and completions, below DESTDIR and PREFIX (/usr/local)
+	@BIN='$(BIN)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' VERSION='$(VERSION)' SOURCE_DATE_EPOCH='$(SOURCE_DATE_EPOCH)' packaging/install.sh
+
+# Packages are made on Debian, of the libraries of this one. Their times, and those in them, are the commit's.
+PACKAGE_ARCHES ?= amd64 arm64
+DIST ?= dist
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+HOST_ARCH = $(shell env -u GOARCH $(GO) env GOARCH)
+PACK = env -u GOARCH -u GOFLAGS -u CC $(GO) run -C packaging/build . -root ../.. -out $(abspath $(DIST))
+
+packages: ## deb, rpm, bill of materials and checksums for amd64 and arm64, in dist/ (PACKAGE_ARCHES)
+	$(call packages,$(DEBS) $(if $(filter-out $(HOST_ARCH),$(PACKAGE_ARCHES)),$(DEBS_CROSS)))
+	@rm -rf $(DIST)
+	@for arch in $(PACKAGE_ARCHES); do $(MAKE) --no-print-directory package GOARCH=$$arch || exit 1; done
+	@$(PACK) -sums
+
+# Of the foreign libseccomp only the static library and its header are needed, and nobody's dpkg has to know the architecture.
+FOREIGN = $(CACHE)/libseccomp-$(GOARCH)
+ifneq ($(GOARCH),$(HOST_ARCH))
+package: $(FOREIGN)/version
+package: CC = aarch64-linux-gnu-gcc -I$(FOREIGN)/usr/include -L$(FOREIGN)/usr/lib/aarch64-linux-gnu
+package: export PKG_CONFIG_LIBDIR = $(FOREIGN)/usr/lib/aarch64-linux-gnu/pkgconfig
+package: export PKG_CONFIG_SYSROOT_DIR = $(FOREIGN)
+package: LIBRARIES = -library libseccomp=$$(cat $(FOREIGN)/version) \
+	-library glibc=$$(dpkg-query -W -f '$${Version}' libc6-dev-arm64-cross | sed 's/cross.*//') \
+	-library gcc-12=$$(dpkg-query -W -f '$${Version}' libgcc-12-dev-arm64-cross | sed 's/cross.*//')
+else
+package: LIBRARIES = -library libseccomp=$$(dpkg-query -W -f '$${source:Version}' libseccomp-dev) \
+	-library glibc=$$(dpkg-query -W -f '$${source:Version}' libc6-dev) \
+	-library gcc-12=$$(dpkg-query -W -f '$${source:Version}' libgcc-12-dev)
+endif
+package: BIN = $(CACHE)/packages/$(GOARCH)
+package:
+	@$(MAKE) --no-print-directory build GOARCH=$(GOARCH) BIN=$(BIN) CC='$(CC)'
+	$(call say,packages of $(VERSION) for $(GOARCH))
+	@$(PACK) -version '$(VERSION)' -epoch $(SOURCE_DATE_EPOCH) -arch $(GOARCH) -bin $(BIN) $(LIBRARIES)
+
+$(FOREIGN)/version:
+	$(call say,unpacking libseccomp of Debian $(GOARCH) into .cache)
+	@rm -rf $(FOREIGN); mkdir -p $(FOREIGN)/lists/partial; set -e; cd $(FOREIGN); \
+	apt='-qq -o APT::Architecture=$(GOARCH) -o APT::Architectures=$(GOARCH) -o Dir::State::Lists=$(FOREIGN)/lists -o APT::Sandbox::User=root'; \
+	apt-get $$apt update </dev/null; apt-get $$apt download libseccomp-dev </dev/null; \
+	dpkg-deb --fsys-tarfile libseccomp-dev_*.deb | tar -x; v=$$(dpkg-deb -f libseccomp-dev_*.deb Version); \
+	rm -r lists libseccomp-dev_*.deb; echo $$v >version
+
+# A Debian to install into. It is unpacked anew for each test that needs one.
+DEBIAN_ROOT = $(CACHE)/debian-root.tar
+
+$(DEBIAN_ROOT):
+	$(call say,a minimal Debian for the tests of packages: debootstrap (once))
+	@set -e; root=$(CACHE)/debian-root; rm -rf $$root; mkdir -p $(CACHE); suite=$$(. /etc/os-release; echo $$VERSION_CODENAME); \
+	mirror=$$(apt-get indextargets --format '$$(REPO_URI)' "Codename: $$suite" 'Component: main' 'Created-By: Packages' | head -n 1); \
+	debootstrap --variant=minbase "$$suite" $$root "$$mirror" >$(CACHE)/debootstrap.log || { tail $(CACHE)/debootstrap.log >&2; exit 1; }; \
+	rm -rf $$root/var/cache/apt/archives/*.deb $$root/var/lib/apt/lists/*; \
+	tar -C $$root -cf $@.new . ; rm -rf $$root; mv $@.new $@
 
 # ---- what the build and the tests need
 
