@@ -28,7 +28,7 @@ const shimName = "containerd-shim-gatewarden-v2"
 func runtimeCommand(path string) verb.Command {
 	return verb.Command{
 		Name: "runtime", Args: "configure|unconfigure ENGINE", Host: true,
-		Summary: "configure|unconfigure containerd, crio, podman or docker: switch gatewarden on in an engine, or off",
+		Summary: "switch gatewarden on in containerd, crio, podman or docker, or off",
 		Help: `Writes what ENGINE (containerd, crio, podman, docker) needs, in a file of gatewarden's own where the engine takes one,
 and shows it as a diff. A second time it does nothing. unconfigure takes away exactly that. What somebody else wrote, or
 edited since, is refused and stays. Engines are not restarted: what they need is told.

@@ -70,6 +70,14 @@ _gatewarden_verb() {
             flags='--json -q --quiet'
             files='' values=''
             args=('check' '@file') more=1 ;;
+        runtime)
+            flags='--cdi --dry-run --file --in-place --json --profile -q --quiet --root --set-default --shim'
+            files='--file --root --shim' values='--profile'
+            args=('configure|unconfigure' '') ;;
+        cdi)
+            flags='--output --profile -q --quiet --root'
+            files='--output --root' values='--profile'
+            args=('generate') ;;
         doctor)
             flags='--address --json -q --quiet'
             files='' values='--address'
@@ -83,7 +91,7 @@ _gatewarden_verb() {
 }
 
 _gatewarden() {
-    local verbs='ps status restart recover apply rollback generations unlock lock probe logs receipts events audit upgrade-warden metrics profile doctor version help'
+    local verbs='ps status restart recover apply rollback generations unlock lock probe logs receipts events audit upgrade-warden metrics profile runtime cdi doctor version help'
     local flags files values args more verb= place=0 end= i word
     local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()

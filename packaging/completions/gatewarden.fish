@@ -10,7 +10,7 @@ function __gatewarden_words
     set -e words[1]
     while set -q words[1]
         switch $words[1]
-            case --address --config --diff --for --if-generation --lines --listen --public-key --reason --request-id --since --socket-group --timeout --to -n
+            case --address --config --diff --file --for --if-generation --lines --listen --output --profile --public-key --reason --request-id --root --shim --since --socket-group --timeout --to -n
                 set -e words[1]
             case '-*'
             case '*'
@@ -56,6 +56,8 @@ complete -c gatewarden -n '__gatewarden_at 0' -a audit -d 'verify: check that no
 complete -c gatewarden -n '__gatewarden_at 0' -a upgrade-warden -d 'replace the warden by one of the installed version; the gateway goes on'
 complete -c gatewarden -n '__gatewarden_at 0' -a metrics -d 'print the gateways’ metrics for Prometheus, or serve them'
 complete -c gatewarden -n '__gatewarden_at 0' -a profile -d 'check FILE: explain every problem of a profile, or what it means'
+complete -c gatewarden -n '__gatewarden_at 0' -a runtime -d 'switch gatewarden on in containerd, crio, podman or docker, or off'
+complete -c gatewarden -n '__gatewarden_at 0' -a cdi -d 'generate: write a CDI specification, whose devices are profiles'
 complete -c gatewarden -n '__gatewarden_at 0' -a doctor -d 'say what this host lacks, each with its remedy'
 complete -c gatewarden -n '__gatewarden_at 0' -a version -d 'print this command’s version'
 complete -c gatewarden -n '__gatewarden_at 0' -a help -d 'what a verb does, its flags and examples'
@@ -193,6 +195,26 @@ complete -c gatewarden -n '__gatewarden_in profile' -l json -d 'one object per f
 complete -c gatewarden -n '__gatewarden_in profile' -s q -l quiet -d 'no output, same exit status'
 complete -c gatewarden -n '__gatewarden_at 1 profile' -a 'check'
 complete -c gatewarden -n '__gatewarden_from 2 profile' -F
+
+complete -c gatewarden -n '__gatewarden_at 1 help' -a runtime
+complete -c gatewarden -n '__gatewarden_in runtime' -l cdi -d 'also write (unconfigure'
+complete -c gatewarden -n '__gatewarden_in runtime' -l dry-run -d 'only show what would be done'
+complete -c gatewarden -n '__gatewarden_in runtime' -l file -r -F -d 'the engine’s configuration, if it is not /etc/containerd/config.toml or /etc/docker/daemon.json'
+complete -c gatewarden -n '__gatewarden_in runtime' -l in-place -d 'containerd'
+complete -c gatewarden -n '__gatewarden_in runtime' -l json -d '{"engine", "action", "dry_run", "changed", "files"'
+complete -c gatewarden -n '__gatewarden_in runtime' -l profile -x -d 'with --cdi'
+complete -c gatewarden -n '__gatewarden_in runtime' -s q -l quiet -d 'no output, same exit status'
+complete -c gatewarden -n '__gatewarden_in runtime' -l root -r -F -d 'look for every file of the engine’s, and for the profiles, below DIR'
+complete -c gatewarden -n '__gatewarden_in runtime' -l set-default -d 'containerd, docker'
+complete -c gatewarden -n '__gatewarden_in runtime' -l shim -r -F -d 'the shim’s program'
+complete -c gatewarden -n '__gatewarden_at 1 runtime' -a 'configure unconfigure'
+
+complete -c gatewarden -n '__gatewarden_at 1 help' -a cdi
+complete -c gatewarden -n '__gatewarden_in cdi' -l output -r -F -d 'write it there, at once, and tell so'
+complete -c gatewarden -n '__gatewarden_in cdi' -l profile -x -d 'a profile that is a device, whatever its [select] says'
+complete -c gatewarden -n '__gatewarden_in cdi' -s q -l quiet -d 'no output, same exit status'
+complete -c gatewarden -n '__gatewarden_in cdi' -l root -r -F -d 'look for the profiles, and for FILE, below DIR'
+complete -c gatewarden -n '__gatewarden_at 1 cdi' -a 'generate'
 
 complete -c gatewarden -n '__gatewarden_at 1 help' -a doctor
 complete -c gatewarden -n '__gatewarden_in doctor' -l address -x -d 'containerd’s socket (CONTAINERD_ADDRESS, or /run/containerd/containerd.sock)'
