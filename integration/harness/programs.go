@@ -38,6 +38,14 @@ func (h *Host) Programs() (Image, error) {
 		}
 		files = append(files, File{Path: "/usr/local/bin/" + name, Mode: 0o755, Content: program})
 	}
+	files = append(files, File{Path: "/opt", Mode: os.ModeDir | 0o755}, File{Path: "/opt/hermes", Mode: os.ModeDir | 0o755})
+	for path, name := range map[string]string{"/usr/local/bin/envoy": "envoy.py", "/opt/hermes/gateway.py": "hermes.py"} {
+		script, err := os.ReadFile(filepath.Join(h.Repository, "integration", "standin", name))
+		if err != nil {
+			return Image{}, err
+		}
+		files = append(files, File{Path: path, Mode: 0o755, Content: script})
+	}
 	files = append(files,
 		// So that nothing asks a name server, which the container has not.
 		File{Path: "/etc/hosts", Mode: 0o644, Content: []byte("127.0.0.1 localhost\n::1 localhost\n")},

@@ -3,7 +3,6 @@ package profile
 import (
 	"encoding/json"
 	"net/netip"
-	"os"
 	"reflect"
 	"testing"
 	"time"
@@ -113,19 +112,5 @@ func TestADeferredListenerTakesAProbeThatSendsData(t *testing.T) {
 		if p := mustParse(t, base+deferred+ready); p.Listen[0].Options.DeferAccept != 5*time.Second {
 			t.Errorf("%s: got %+v", ready, p.Listen[0])
 		}
-	}
-}
-
-func TestTheExampleOfHeldListenersParses(t *testing.T) {
-	data, err := os.ReadFile("../../packaging/examples/held.toml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := Parse("held", data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(p.Listen) != 2 || p.Listen[0].Mode != ModeTransparent || p.Listen[1].Mode != ModeInherit || !p.Restart.Overlap {
-		t.Errorf("got %+v", p)
 	}
 }

@@ -60,7 +60,8 @@ func TestEveryBadProfileIsExplained(t *testing.T) {
 	}
 }
 
-const example = "../../packaging/examples/openclaw.toml"
+// example is the profile of the design.
+const example = "testdata/design.toml"
 
 func TestTheExampleOfTheDesignParses(t *testing.T) {
 	data, err := os.ReadFile(example)
