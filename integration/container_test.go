@@ -4,6 +4,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -41,13 +42,14 @@ func uniqueID(prefix string) string { return fmt.Sprintf("%s%d", prefix, lastID.
 
 // options of a container.
 type options struct {
-	profile *harness.Profile // nil: no gateway
-	name    string           // of the profile; empty: the container's ID
-	runtime string           // empty: ours
-	image   string           // empty: the base image
-	user    string           // empty: 1000; imagesUser: as the image says
-	flags   []string         // further flags of ctr run
-	command []string         // empty: sleep
+	profile  *harness.Profile // nil: no gateway
+	name     string           // of the profile; empty: the container's ID
+	runtime  string           // empty: ours
+	image    string           // empty: the base image
+	user     string           // empty: 1000; imagesUser: as the image says
+	flags    []string         // further flags of ctr run
+	command  []string         // empty: sleep
+	patience time.Duration    // with its start; 0: commandTime
 }
 
 // imagesUser is for images with a user, and for ctr 1.6, which has no flag for it.
@@ -116,7 +118,7 @@ func tryRunOn(t *testing.T, h *harness.Host, o options) (*container, harness.Res
 		o.image = harness.BaseImage
 	}
 	t.Cleanup(c.remove)
-	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
+	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(o.patience, commandTime))
 	defer cancel()
 	r, err := h.CtrRun(ctx, o.runtime, append(flags, o.flags...), o.image, c.id, o.command...)
 	if err != nil {

@@ -234,7 +234,7 @@ func TestTheProfileOfAPythonGateway(t *testing.T) {
 		}
 	}
 	// Its state outlives it.
-	data, err := os.ReadFile(filepath.Join(s.stateDir(), "state", "%2Fvar%2Flib%2Fgateway", "started"))
+	data, err := os.ReadFile(filepath.Join(s.stateDir(), "state", "var%2Flib%2Fgateway", "started"))
 	if err != nil || string(data) != "once more\nonce more\n" {
 		t.Errorf("its state is %q, %v", data, err)
 	}

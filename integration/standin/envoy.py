@@ -10,7 +10,7 @@ import http.client, http.server, os, re, signal, socket, socketserver, sys, thre
 INITIALIZING = 1.5  # seconds
 args = sys.argv[1:]
 config = open(args[args.index("-c") + 1]).read()
-ports = {m[1]: int(m[2]) for m in re.finditer(r"- name: (api|ready)\n.*?port_value: (\d+)", config, re.S)}
+ports = {m[1]: int(m[2]) for m in re.finditer(r"- name: (\w+)\n +enable_reuse_port: false\n +address: .*port_value: (\d+)", config)}
 pipe = re.search(r"^admin:\s+address:\s+pipe: { path: ([^,]+), mode: 0o(\d+) }", config, re.M)
 if not pipe or set(ports) != {"api", "ready"}:
     sys.exit("error initializing configuration: no admin pipe, or no listeners api and ready")

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -33,19 +35,24 @@ func TestEveryManualPageExampleAndCompletionIsInTheList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{"packaging/man", "packaging/examples", "packaging/completions", "packaging/systemd", "packaging/sysusers.d", "packaging/tmpfiles.d"} {
-		names, err := os.ReadDir(root + dir)
-		if err != nil || len(names) == 0 {
-			t.Fatalf("%s: %v", dir, err)
-		}
-		for _, n := range names {
-			found := false
+	for _, dir := range []string{"packaging/man", "packaging/profiles", "packaging/completions", "packaging/systemd", "packaging/sysusers.d", "packaging/tmpfiles.d"} {
+		names := 0
+		err := filepath.WalkDir(root+dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			names++
+			found, source := false, strings.TrimPrefix(path, root)
 			for _, e := range list {
-				found = found || e.source == dir+"/"+n.Name()
+				found = found || e.source == source
 			}
 			if !found {
-				t.Errorf("%s/%s is in no package", dir, n.Name())
+				t.Errorf("%s is in no package", source)
 			}
+			return nil
+		})
+		if err != nil || names == 0 {
+			t.Fatalf("%s: %d files, %v", dir, names, err)
 		}
 	}
 	for _, e := range list {
