@@ -22,14 +22,18 @@ func TestTheProfileOfOpenClaw(t *testing.T) {
 	if _, err := os.Stat(node); err != nil {
 		t.Fatalf("%v: run make openclaw", err)
 	}
+	var flags []string
+	bind := func(source, target string) {
+		flags = append(flags, "--mount", fmt.Sprintf("type=bind,src=%s,dst=%s,options=rbind:ro", source, target))
+	}
+	bind(node, "/usr/local/bin/node")
+	bind(modules, "/usr/local/lib/node_modules")
+	for _, name := range []string{"libdl.so.2", "libpthread.so.0"} { // parts of the C library that no other program of the image names
+		bind("/usr/lib/x86_64-linux-gnu/"+name, "/usr/lib/x86_64-linux-gnu/"+name)
+	}
 	begun := time.Now()
-	s := runShipped(t, "openclaw", map[string]string{"openclaw.env": "OPENCLAW_GATEWAY_TOKEN=hunter2\n"}, options{
-		patience: 5 * time.Minute,
-		flags: []string{
-			"--mount", fmt.Sprintf("type=bind,src=%s,dst=/usr/local/bin/node,options=rbind:ro", node),
-			"--mount", fmt.Sprintf("type=bind,src=%s,dst=/usr/local/lib/node_modules,options=rbind:ro", modules),
-		},
-	})
+	secrets := map[string]string{"openclaw.env": "OPENCLAW_GATEWAY_TOKEN=hunter2\n"}
+	s := runShipped(t, "openclaw", secrets, options{patience: 5 * time.Minute, flags: flags})
 	before := s.parked()
 	t.Logf("the container with OpenClaw ready took %v; its start: %+v", time.Since(begun).Round(time.Millisecond), before.Last.Millis)
 	if got := s.get("http://" + harness.GatewayAddress + "/health"); got != `{"ok":true,"status":"live"}` {
