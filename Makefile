@@ -28,8 +28,8 @@ CONTAINERD_23_VERSION = v2.3.7
 # Debian packages: a C compiler and libseccomp for the hook and runc, a busybox for the test image.
 DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificates
 
-# What integration tests run as gateways, unmodified.
-PROGRAM_DEBS = nginx haproxy nodejs python3
+# What integration tests run as gateways, unmodified, and the plugins that give pods of tests a network.
+PROGRAM_DEBS = nginx haproxy nodejs python3 containernetworking-plugins
 
 # Engines and OCI runtimes that the integration tests install gateways with.
 DEBS_ENGINES = podman crun runc
@@ -204,7 +204,7 @@ define packages
 endef
 
 # Not installed but unpacked: nobody wants a web server to be started by the tests of another program.
-programs: ## nginx, haproxy, node and python for the tests: those of the host, else unpacked into .cache/programs (root)
+programs: ## nginx, haproxy, node, python and CNI plugins for the tests: those of the host, else unpacked into .cache/programs (root)
 	@command -v apt-get >/dev/null || { \
 		echo "==> not a Debian system: these, or their equivalents, have to be there: $(PROGRAM_DEBS)"; exit 0; }; \
 	missing=; for p in $(PROGRAM_DEBS); do \

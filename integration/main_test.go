@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -58,7 +59,7 @@ func runTests(m *testing.M) (status int) {
 			// The stacks tell where they hang, as go test's own timeout would.
 			_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
 		}
-		if err := h.Close(); err != nil {
+		if err := errors.Join(closeNodes(), h.Close()); err != nil {
 			fmt.Fprintln(os.Stderr, "integration tests:", err)
 		}
 		os.Exit(1)

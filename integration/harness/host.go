@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 
 	"github.com/gatewarden/gatewarden/internal/install"
+	"github.com/gatewarden/gatewarden/internal/netns"
 )
 
 // Runtimes of the containers.
@@ -50,8 +51,10 @@ type Host struct {
 	StateDir   string
 	LogDir     string
 	MountDir   string // root's alone: for what profiles mount
+	Cgroup     string // the name of the cgroup above those of its containers, in each hierarchy
 
 	release     Release
+	cri         *cri // nil: its containerd does not serve CRI
 	client      *containerd.Client
 	snapshotter string
 	daemon      *exec.Cmd
@@ -65,11 +68,15 @@ type Host struct {
 // Start makes a host and starts its containerd. An empty namespace stands for one that no other host has, so that
 // cgroups and runc's state are its own too.
 func Start(ctx context.Context, namespace string) (*Host, error) {
-	return StartRelease(ctx, namespace, Pinned)
+	return start(ctx, namespace, Pinned, nil)
 }
 
 // StartRelease is Start with another containerd.
-func StartRelease(ctx context.Context, namespace string, release Release) (_ *Host, err error) {
+func StartRelease(ctx context.Context, namespace string, release Release) (*Host, error) {
+	return start(ctx, namespace, release, nil)
+}
+
+func start(ctx context.Context, namespace string, release Release, cri *cri) (_ *Host, err error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("this needs root")
 	}
@@ -98,6 +105,8 @@ func StartRelease(ctx context.Context, namespace string, release Release) (_ *Ho
 		StateDir:   filepath.Join(dir, "lib"),
 		LogDir:     filepath.Join(dir, "log"),
 		MountDir:   filepath.Join(dir, "mounts"),
+		Cgroup:     namespace,
+		cri:        cri,
 	}
 	for _, tool := range []string{
 		h.tool("containerd"), h.tool("ctr"), h.tool("containerd-shim-runc-v2"), h.tool("runc"),
@@ -184,13 +193,13 @@ func (h *Host) path() string {
 	), ":")
 }
 
-// containerdConfig leaves out all that a host has only once (CRI, NRI's socket, /opt), and snapshotters that need devices.
+// containerdConfig leaves out all that a host has only once (CRI's streams, NRI's socket, /opt), and snapshotters that need devices.
 const containerdConfig = `version = %d
 root = %q
 state = %q
+imports = [%q]
 disabled_plugins = [
-  "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
-  "io.containerd.podsandbox.controller.v1.podsandbox", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
+  %s"io.containerd.nri.v1.nri", "io.containerd.internal.v1.opt",
   "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs",
   "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.differ.v1.erofs",
   "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
@@ -204,7 +213,11 @@ disabled_plugins = [
 
 [debug]
   level = "info"
-`
+%s`
+
+// criPlugins are those of containerd that serve CRI.
+const criPlugins = `"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri",
+  "io.containerd.podsandbox.controller.v1.podsandbox", `
 
 const gatewardenConfig = `version     = 1
 profile_dir = %q
@@ -218,7 +231,8 @@ func (h *Host) makeFiles() error {
 	if err := os.Mkdir(h.Dir, 0o755); err != nil {
 		return err
 	}
-	for _, dir := range []string{h.ProfileDir, h.MountDir} {
+	conf := filepath.Join(h.Dir, "conf.d")
+	for _, dir := range []string{h.ProfileDir, h.MountDir, conf} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
@@ -247,8 +261,15 @@ func (h *Host) makeFiles() error {
 }
 
 func (h *Host) writeDaemonConfig() error {
+	disabled, more := criPlugins, ""
+	if h.cri != nil {
+		if err := h.prepareCRI(); err != nil {
+			return err
+		}
+		disabled, more = "", h.cri.config
+	}
 	config := fmt.Sprintf(containerdConfig, h.release.configVersion(), filepath.Join(h.Dir, "containerd"), filepath.Join(h.Dir, "state"),
-		h.Address, h.Address+".ttrpc")
+		filepath.Join(h.Dir, "conf.d", "*.toml"), disabled, h.Address, h.Address+".ttrpc", more)
 	return os.WriteFile(filepath.Join(h.Dir, "containerd.toml"), []byte(config), 0o644)
 }
 
@@ -280,7 +301,11 @@ func (h *Host) startDaemon(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = h.daemonLog, h.daemonLog
 	// Ctrl-C is for us; the containers are ended before their daemon.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	begin := cmd.Start
+	if h.cri != nil {
+		begin = func() error { return netns.Do(h.cri.network, cmd.Start) }
+	}
+	if err := begin(); err != nil {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	h.daemon, h.daemonEnded = cmd, make(chan struct{})
@@ -396,7 +421,7 @@ func (h *Host) Close() error {
 		h.daemonLog.Close()
 	}
 	errs = append(errs, h.closeEngines())
-	errs = append(errs, h.unmount(), h.removeCgroups())
+	errs = append(errs, h.unmount(), h.removeCgroups(), h.closeCRI())
 	// Only if empty: runc's own directory for the namespace.
 	os.Remove(filepath.Join("/run/containerd/runc", h.Namespace))
 	if err := os.RemoveAll(h.Dir); err != nil {

@@ -31,10 +31,12 @@ type File struct {
 
 // Image describes a test image: the base, with busybox, testgateway and testworkload, and what is added to it.
 type Image struct {
-	Name  string // "test.local/gateway:latest"
-	Files []File
-	Env   []string
-	User  string // empty: root
+	Name    string // "test.local/gateway:latest"
+	Files   []File
+	Env     []string
+	User    string   // empty: root
+	Bare    bool     // without the base
+	Command []string // empty: sleep
 }
 
 // BaseImage is the image that most tests run.
@@ -101,9 +103,12 @@ func (h *Host) Import(ctx context.Context, image Image) error {
 	if image.Name == "" {
 		image.Name = BaseImage
 	}
-	base, err := h.baseFiles()
-	if err != nil {
-		return err
+	var base []File
+	if !image.Bare {
+		var err error
+		if base, err = h.baseFiles(); err != nil {
+			return err
+		}
 	}
 	archive, err := image.archive(base)
 	if err != nil {
@@ -186,6 +191,9 @@ func (i Image) archive(base []File) ([]byte, error) {
 	config.Config.Env = append([]string{"PATH=/usr/local/bin:/bin"}, i.Env...)
 	config.Config.User = i.User
 	config.Config.Cmd = []string{"/bin/sleep", "3600"}
+	if len(i.Command) > 0 {
+		config.Config.Cmd = i.Command
+	}
 	config.Config.WorkingDir = "/"
 	config.RootFS.Type = "layers"
 	m := manifest{SchemaVersion: 2, MediaType: mediaTypes + "manifest.v1+json"}

@@ -55,7 +55,7 @@ func (h *Host) Processes() ([]Process, error) {
 			continue
 		}
 		all = append(all, p)
-		if strings.Contains(p.Command, h.Dir+"/") || slices.Contains(strings.Split(p.Cgroup, "/"), h.Namespace) {
+		if strings.Contains(p.Command, h.Dir+"/") || slices.Contains(strings.Split(p.Cgroup, "/"), h.Cgroup) {
 			ours[pid] = true
 		}
 	}
@@ -221,6 +221,7 @@ func (h *Host) left() ([]string, error) {
 			return nil, err
 		}
 	}
+	left = append(left, h.networksLeft()...)
 	for _, c := range h.cgroups() {
 		entries, err := os.ReadDir(c)
 		if err != nil {
@@ -236,11 +237,11 @@ func (h *Host) left() ([]string, error) {
 	return left, nil
 }
 
-// cgroups are the directories of the host's namespace in the cgroup hierarchies; ctr puts containers below these.
+// cgroups are the directories of the host in the cgroup hierarchies; ctr puts containers below these.
 func (h *Host) cgroups() []string {
 	var dirs []string
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		found, _ := filepath.Glob(pattern + h.Namespace)
+		found, _ := filepath.Glob(pattern + h.Cgroup)
 		dirs = append(dirs, found...)
 	}
 	return dirs

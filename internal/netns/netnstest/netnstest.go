@@ -13,6 +13,16 @@ import (
 // at the end of the test, and the sockets made inside. It needs root.
 func New(t testing.TB) *os.File {
 	t.Helper()
+	f, err := Make()
+	if err != nil {
+		t.Fatalf("this test needs root: %v", err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// Make is New for what is used by more than one test. The caller closes the file.
+func Make() (*os.File, error) {
 	type result struct {
 		f   *os.File
 		err error
@@ -23,11 +33,7 @@ func New(t testing.TB) *os.File {
 		made <- result{f, err}
 	}()
 	r := <-made
-	if r.err != nil {
-		t.Fatalf("this test needs root: %v", r.err)
-	}
-	t.Cleanup(func() { r.f.Close() })
-	return r.f
+	return r.f, r.err
 }
 
 // unshared takes its thread into a new namespace and back. On any error the thread stays locked and ends with its
