@@ -324,3 +324,26 @@ func FuzzEditSpec(f *testing.F) {
 		}
 	})
 }
+
+func TestAnEditOfTextIsThatOfABundle(t *testing.T) {
+	const config = `{"ociVersion": "9.9.9", "unknown": [1.10], "hooks": {"beyond": [{"path": "/x"}]}}`
+	dir := bundle(t, config)
+	if err := EditBundle(dir, addHooks); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(filepath.Join(dir, ConfigName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := EditConfig([]byte(config), addHooks); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s, %v\nof the bundle: %s", got, err, want)
+	}
+	if got, err := EditConfig([]byte(config), func(*specs.Spec) error { return nil }); err != nil || string(got) != config {
+		t.Errorf("an edit that changes nothing gives %s, %v", got, err)
+	}
+	for _, bad := range []string{"", "[]", `{"hooks": {}, "Hooks": {}}`, strings.Repeat(" ", MaxConfig) + "{}"} {
+		if got, err := EditConfig([]byte(bad), addHooks); err == nil || got != nil || !strings.Contains(err.Error(), ConfigName) {
+			t.Errorf("%.40q gives %.40q, %v", bad, got, err)
+		}
+	}
+}

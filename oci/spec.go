@@ -106,6 +106,19 @@ func load[T any](bundle string) (*T, error) {
 // written as edit left it.
 func EditBundle(bundle string, edit func(*specs.Spec) error) error { return editBundle(bundle, edit) }
 
+// EditConfig is EditBundle for the text of a config.json: it gives that text with what edit changed, or config itself if that is
+// nothing. More than MaxConfig bytes are an error.
+func EditConfig(config []byte, edit func(*specs.Spec) error) ([]byte, error) {
+	if len(config) > MaxConfig {
+		return nil, fmt.Errorf("%s is larger than %d bytes", ConfigName, MaxConfig)
+	}
+	edited, err := editSpec("", config, edit)
+	if edited == nil && err == nil {
+		return config, nil
+	}
+	return edited, err
+}
+
 // AddHooksToBundle is AddHooks with the config.json of a bundle, which it changes as EditBundle does. Only the hooks are
 // decoded.
 func AddHooksToBundle(bundle, hookPath string, args []string) error {
