@@ -94,7 +94,8 @@ func (p *planner) unconfigureCDI() error {
 }
 
 // ownDocument reads a JSON document that is to be ours: nil if there is none. A document has no place for a digest; it is
-// ours if it is what we would write, for whatever hook and arguments.
+// ours if it is what we would write, for whatever hook and arguments. A release that writes another form has to know this one
+// still.
 func ownDocument(path string, is func(name string, data []byte) bool) ([]byte, error) {
 	data, err := read(path)
 	if data == nil || err != nil {
