@@ -102,14 +102,13 @@ type runtimeRun struct {
 	o     engine.Options
 	dry   bool
 	names []string // of profiles
+	notes []string // beside the plan's
 }
 
 // options completes those of the command line.
 func (r *runtimeRun) options(ctx context.Context, path string) error {
 	r.o.Hook = r.in.Config.Hook
-	if r.o.HookArgs = hookArgs(path); len(r.o.HookArgs) > 0 && r.in.Args[1] == "containerd" {
-		defer fmt.Fprintf(r.in.Stderr, "note: containerd has to have GATEWARDEN_CONFIG=%s in its environment\n", r.o.HookArgs[1])
-	}
+	r.o.HookArgs = hookArgs(path)
 	r.o.Containerd = func() (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
@@ -121,7 +120,10 @@ func (r *runtimeRun) options(ctx context.Context, path string) error {
 	}
 	needs := r.o.Hook
 	switch r.in.Args[1] {
-	case "containerd", "docker":
+	case "containerd", "docker": // run the shim
+		if len(r.o.HookArgs) > 0 {
+			r.notes = append(r.notes, fmt.Sprintf("%s has to have GATEWARDEN_CONFIG=%s in its environment", r.in.Args[1], r.o.HookArgs[1]))
+		}
 		if r.o.Shim == "" {
 			self, err := os.Executable()
 			if err != nil {
@@ -140,9 +142,7 @@ func (r *runtimeRun) options(ctx context.Context, path string) error {
 	var omitted []string
 	var err error
 	r.o.Devices, omitted, err = devices(r.in.Config, r.o.Root, r.names)
-	for _, o := range omitted {
-		fmt.Fprintln(r.in.Stderr, "note:", o)
-	}
+	r.notes = append(r.notes, omitted...)
 	return err
 }
 
@@ -246,6 +246,7 @@ func (r *runtimeRun) run() int {
 	if err != nil {
 		return r.refuse(err)
 	}
+	notes := append(append([]string{}, r.notes...), plan.Notes...)
 	files := []runtimeFile{}
 	for _, c := range plan.Changes {
 		files = append(files, runtimeFile{c.Path, c.Action(), c.Diff()})
@@ -268,13 +269,13 @@ func (r *runtimeRun) run() int {
 	}
 	if r.in.JSON {
 		r.in.PrintJSON(map[string]any{"engine": name, "action": verb, "dry_run": r.dry, "changed": len(files) > 0, "files": files,
-			"notes": append([]string{}, plan.Notes...), "next": append([]string{}, plan.Next...)})
+			"notes": notes, "next": append([]string{}, plan.Next...)})
 		return exit
 	}
 	if len(files) == 0 && exit == code.ExitOK {
 		fmt.Fprintf(r.in.Stdout, "nothing to do for %s\n", name)
 	}
-	for _, n := range plan.Notes {
+	for _, n := range notes {
 		fmt.Fprintf(r.in.Stdout, "note: %s\n", n)
 	}
 	for _, n := range plan.Next {

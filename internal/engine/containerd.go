@@ -141,7 +141,7 @@ func (p *planner) readContainerd() (*containerdMain, error) {
 	}
 	ours, intact := sealed(m.data, "containerd")
 	if ours && !intact {
-		return nil, edited(m.path)
+		return nil, fmt.Errorf("%w; or take its first two lines out, and it is yours", edited(m.path))
 	}
 	m.whole, m.rest = ours, m.data
 	if !ours {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,6 +71,9 @@ func (p *planner) configureDocker() error {
 	}
 	if p.CDI {
 		// From docker 28.3 on CDI is on unless somebody says no.
+		if said, err := getJSON(doc, "features", "cdi"); err != nil || string(said) == "false" {
+			return cmp.Or(err, fmt.Errorf("features.cdi in %s is false: somebody has switched CDI off; take that out first, or leave out --cdi", path))
+		}
 		if doc, err = setJSON(doc, true, "features", "cdi"); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}

@@ -253,6 +253,9 @@ SystemdCgroup = true
 		{"docker on one line", "docker", nil,
 			files{"/etc/docker/daemon.json": `{"debug":true}`},
 			files{"/etc/docker/daemon.json": `{"debug":true,"runtimes":{"gatewarden":{"runtimeType":"/usr/bin/containerd-shim-gatewarden-v2"}}}`}},
+		{"docker on one line with spaces", "docker", nil,
+			files{"/etc/docker/daemon.json": `{ "debug" : true, "runtimes" : {"x": {}} }`},
+			files{"/etc/docker/daemon.json": `{ "debug" : true, "runtimes" : {"x": {}, "gatewarden": {"runtimeType":"/usr/bin/containerd-shim-gatewarden-v2"}} }`}},
 		{"docker whose cgroups are systemd's", "docker", nil,
 			files{"/etc/docker/daemon.json": `{"debug":true}`, "/run/systemd/system/x": "", "/sys/fs/cgroup/cgroup.controllers": ""},
 			files{"/etc/docker/daemon.json": `{"debug":true,"runtimes":{"gatewarden":{"runtimeType":"/usr/bin/containerd-shim-gatewarden-v2","options":{"ConfigPath":"/etc/docker/gatewarden-runtime.toml"}}}}`,
@@ -316,7 +319,7 @@ func TestADifferentWishChangesWhatIsOurs(t *testing.T) {
 
 func TestCDISpecificationsComeAndGoWithAnyEngine(t *testing.T) {
 	for _, engine := range Names() {
-		root := host(t, files{"/etc/containerd/config.toml": importing, "/etc/docker/daemon.json": "{\"features\": {\"cdi\": false}}"})
+		root := host(t, files{"/etc/containerd/config.toml": importing, "/etc/docker/daemon.json": "{\"features\": {\"buildkit\": true}}"})
 		o := testOptions(root)
 		o.CDI, o.Devices = true, []string{"web", "api"}
 		apply(t, Configure, engine, o)
@@ -450,6 +453,7 @@ func TestWhatCannotBeDoneIsRefusedWithWhatToDo(t *testing.T) {
 		{"docker", nil, files{daemon: `{"Runtimes": {}}`}, `write it "runtimes"`},
 		{"docker", nil, files{daemon: `{"runtimes": []}`}, "runtimes: it is not an object"},
 		{"docker", ours, files{daemon: `{"default-runtime": "kata"}`}, `default-runtime in`},
+		{"docker", func(o *Options) { o.CDI, o.Devices = true, []string{"a"} }, files{daemon: `{"features": {"cdi": false}}`}, "somebody has switched CDI off"},
 		{"docker", nil, files{daemon: `{"exec-opts": "x"}`}, "exec-opts is not an array"},
 	} {
 		root := host(t, test.before)

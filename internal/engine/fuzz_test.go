@@ -91,6 +91,7 @@ func FuzzDockerConfiguration(f *testing.F) {
 		}
 		return m
 	}
+	f.Add([]byte(`{"a" : 1}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > 1<<12 || bytes.Contains(data, []byte("gatewarden")) {
 			return

@@ -157,6 +157,14 @@ func setJSON(doc []byte, value any, path ...string) ([]byte, error) {
 	if before != "" {
 		colon = ": "
 	}
+	if n := len(o.members); n > 0 {
+		// As the member before has it; where that is alone on its line, the comma too.
+		m := o.members[n-1]
+		colon = string(doc[m.key+1+bytes.LastIndexByte(doc[m.key:m.value], '"') : m.value])
+		if before == "" {
+			_, before, _ = strings.Cut(colon, ":")
+		}
+	}
 	entry := slices.Concat([]byte(before), key, []byte(colon), text)
 	if len(o.members) == 0 {
 		return slices.Concat(doc[:o.begin+1], entry, []byte(after), doc[o.end-1:]), nil
