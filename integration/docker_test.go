@@ -100,7 +100,7 @@ func (d *dockerd) ask(want int, method, path, kind string, body io.Reader) []byt
 // run makes and starts a container, and gives its ID. It is removed with the test.
 func (d *dockerd) run(hostConfig map[string]any) string {
 	d.t.Helper()
-	hostConfig["NetworkMode"] = "none"
+	hostConfig["NetworkMode"], hostConfig["SecurityOpt"] = "none", []string{"no-new-privileges"}
 	body, err := json.Marshal(map[string]any{"Image": harness.BaseImage, "Cmd": []string{"sleep", "3600"}, "User": strconv.Itoa(harness.WorkloadUID), "HostConfig": hostConfig})
 	if err != nil {
 		d.t.Fatal(err)

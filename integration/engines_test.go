@@ -272,6 +272,7 @@ func TestPodmanRunsTheHookThatRuntimeConfigureGaveIt(t *testing.T) {
 	hook := filepath.Join(host.Dir, uniqueID("hook"))
 	writeFile(t, hook, "#!/bin/sh\necho \"$@\" >>"+called+"\n", 0o755)
 	defer os.Remove(hook)
+	mkdir(t, filepath.Join(root, filepath.Dir(hook)))
 	writeFile(t, filepath.Join(root, hook), "", 0o755)
 	settings := filepath.Join(host.Dir, uniqueID("settings")+".toml")
 	writeFile(t, settings, fmt.Sprintf("version = 1\nhook = %q\nprofile_dir = %q\n", hook, host.ProfileDir), 0o644)
@@ -315,7 +316,7 @@ func TestPodmanRunsTheHookThatRuntimeConfigureGaveIt(t *testing.T) {
 	if said, want := run(annotated...), "createRuntime"+ours+"\nown\npoststop"+ours+"\n"; said != want {
 		t.Errorf("by the annotation: %q, want %q", said, want)
 	}
-	if said, want := run(device...), "own\ncreateRuntime"+ours+" --profile demo\npoststop"+ours+" --profile demo\n"; said != want {
+	if said, want := run(device...), "createRuntime"+ours+" --profile demo\nown\npoststop"+ours+" --profile demo\n"; said != want {
 		t.Errorf("by the device: %q, want %q", said, want)
 	}
 	if said := run("--annotation", "io.gatewarden.gateways=demo"); said != "own\n" {
