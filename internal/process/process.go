@@ -514,6 +514,9 @@ func (p *Process) stat(name string) (File, error) {
 // PIDNamespace names the process's PID namespace. It has to be asked while the process lives.
 func (p *Process) PIDNamespace() (File, error) { return p.namespace("pid") }
 
+// UserNamespace names the process's user namespace. It has to be asked while the process lives.
+func (p *Process) UserNamespace() (File, error) { return p.namespace("user") }
+
 // InPIDNamespace tells whether the process lives in that PID namespace, or in one below it. Nothing that is born in a PID
 // namespace ever leaves it upwards (pid_namespaces(7)).
 func (p *Process) InPIDNamespace(id File) (bool, error) {
