@@ -79,8 +79,12 @@ func show(init *process.Process, ns *os.File, sources []Source, enter func(self 
 			return err
 		}
 		defer p.close()
+		put := p.show
+		if enter != nil {
+			put = p.cover
+		}
 		for i, s := range sources {
-			m, err := p.show(s, trees[i])
+			m, err := put(s, trees[i])
 			if err != nil {
 				return fmt.Errorf("cannot show %s at %s in the container: %w", s.Path, s.Target, err)
 			}
@@ -97,16 +101,9 @@ func (p *placer) show(s Source, tree *os.File) (Placed, error) {
 	if err != nil {
 		return Placed{}, err
 	}
-	names, err := split(s.Target)
+	dir, name, err := p.parent(s.Target)
 	if err != nil {
 		return Placed{}, err
-	}
-	dir, name := p.root, names[len(names)-1]
-	if len(names) > 1 {
-		if dir, err = openBelow(p.root, path.Join(names[:len(names)-1]...)); err != nil {
-			return Placed{}, fmt.Errorf("cannot open the directory above it: %w", err)
-		}
-		p.hold(dir)
 	}
 	// An interrupted change has left two: the old one on top. What is beneath it came later.
 	for {
@@ -146,6 +143,61 @@ func (p *placer) show(s Source, tree *os.File) (Placed, error) {
 		return Placed{}, err
 	}
 	return placed, p.checkMountinfo(placed)
+}
+
+// cover puts tree at s.Target, where a mount is, on top of it. It is for a namespace that goes before anybody could miss what is
+// beneath. Of a container with a user namespace of its own no mount can be taken away in a copy of its mount namespace: that
+// belongs to our user namespace, and what comes from one with less rights is locked together (mount_namespaces(7), "Restrictions
+// on mount namespaces").
+func (p *placer) cover(s Source, tree *os.File) (Placed, error) {
+	source, err := stat(int(tree.Fd()))
+	if err != nil {
+		return Placed{}, err
+	}
+	dir, name, err := p.parent(s.Target)
+	if err != nil {
+		return Placed{}, err
+	}
+	target, err := openBelow(dir, name)
+	if err != nil {
+		return Placed{}, fmt.Errorf("cannot open the target: %w", err)
+	}
+	defer target.Close()
+	beneath, err := stat(int(target.Fd()))
+	if err != nil {
+		return Placed{}, err
+	}
+	if !beneath.mountRoot {
+		return Placed{}, errors.New("nothing is mounted there any more; the container has to be recreated")
+	}
+	if err := p.attach(tree, target, beneath.mountID); err != nil {
+		return Placed{}, err
+	}
+	found, err := p.look(dir, name)
+	if err != nil {
+		return Placed{}, err
+	}
+	placed := Placed{
+		Source: s.Path, Target: s.Target, Writable: s.Writable, Unlocked: s.Unlocked,
+		Dev: source.dev, Ino: source.ino, MountID: source.mountID,
+	}
+	return placed, placed.matches(found)
+}
+
+// parent opens the directory that target is in, and gives the name that it has there.
+func (p *placer) parent(target string) (dir *os.File, name string, err error) {
+	names, err := split(target)
+	if err != nil {
+		return nil, "", err
+	}
+	dir, name = p.root, names[len(names)-1]
+	if len(names) > 1 {
+		if dir, err = openBelow(p.root, path.Join(names[:len(names)-1]...)); err != nil {
+			return nil, "", fmt.Errorf("cannot open the directory above it: %w", err)
+		}
+		p.hold(dir)
+	}
+	return dir, name, nil
 }
 
 // look gives what one finds at name in dir.
