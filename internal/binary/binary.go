@@ -33,6 +33,18 @@ type Program struct {
 	Ino  uint64
 }
 
+// Container says what is root's in a container.
+type Container struct {
+	// Root is what UID 0 of the container's user namespace is here. What belongs to our own root is trusted too: nobody in the
+	// container is that, unless it has our user namespace.
+	Root uint32
+	// RootWorkload: the workload runs as UID 0 of the container and owns what that owns. Then a program must lie on a read-only
+	// mount, which a process without CAP_SYS_ADMIN can't change.
+	RootWorkload bool
+}
+
+func (c Container) trusts(uid uint32) bool { return uid == 0 || uid == c.Root }
+
 // Close lets the descriptor go.
 func (p *Program) Close() { p.File.Close() }
 
@@ -40,15 +52,12 @@ func (p *Program) Close() { p.File.Close() }
 // executable, owned by root, and like every directory above it not writable by anybody else; matching pin, the SHA-256 of
 // its content in hexadecimal, unless that is empty.
 //
-// With rootWorkload the workload runs as UID 0 and owns what root owns: then the file must lie on a read-only mount,
-// which a process without CAP_SYS_ADMIN can't change.
-//
 // A script is checked, and so is its interpreter, which is what gets executed: the kernel would look the interpreter up by
 // its path (execve(2), "Interpreter scripts"), and by descriptor it would hand it "/dev/fd/N" as the script's name.
 //
 // All errors are *code.Error with untrusted_binary.
-func Open(root *os.File, command []string, pin string, rootWorkload bool) (*Program, error) {
-	f, err := open(root, command[0], rootWorkload)
+func Open(root *os.File, command []string, pin string, c Container) (*Program, error) {
+	f, err := c.open(root, command[0])
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +78,7 @@ func Open(root *os.File, command []string, pin string, rootWorkload bool) (*Prog
 	}
 	script := f
 	defer script.Close()
-	in, err := open(root, interpreter, rootWorkload)
+	in, err := c.open(root, interpreter)
 	if err != nil {
 		return nil, code.Errorf(code.UntrustedBinary, code.StagePreflight, "interpreter of %s: %w", command[0], err)
 	}
@@ -86,7 +95,7 @@ func refuse(name, format string, args ...any) *code.Error {
 	return code.Errorf(code.UntrustedBinary, code.StagePreflight, "cannot trust %s in the container: "+format, append([]any{name}, args...)...)
 }
 
-func open(root *os.File, name string, rootWorkload bool) (*Program, error) {
+func (c Container) open(root *os.File, name string) (*Program, error) {
 	f, err := lookup.Open(int(root.Fd()), name, lookup.InRoot, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
@@ -95,14 +104,14 @@ func open(root *os.File, name string, rootWorkload bool) (*Program, error) {
 		return nil, refuse(name, "cannot open it: %w", err)
 	}
 	p := &Program{File: f}
-	if err := p.check(root, name, rootWorkload); err != nil {
+	if err := p.check(root, name, c); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
-func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
+func (p *Program) check(root *os.File, name string, c Container) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(p.File.Fd()), &st); err != nil {
 		return refuse(name, "cannot stat it: %w", err)
@@ -111,7 +120,7 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
 		return refuse(name, "it is not a regular file")
-	case st.Uid != 0:
+	case !c.trusts(st.Uid):
 		return refuse(name, "it is owned by UID %d, who could replace it: chown it to root", st.Uid)
 	case st.Mode&0o022 != 0:
 		return refuse(name, "its mode %04o lets others write to it: chmod go-w", st.Mode&0o7777)
@@ -127,7 +136,7 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 	}
 	p.Path = resolved
 	for dir := path.Dir(resolved); ; dir = path.Dir(dir) {
-		if err := checkDir(root, dir); err != nil {
+		if err := c.checkDir(root, dir); err != nil {
 			return refuse(name, "%w", err)
 		}
 		if dir == "/" {
@@ -144,7 +153,7 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 	if err != nil || again.Dev != st.Dev || again.Ino != st.Ino {
 		return refuse(name, "it was replaced while it was being checked")
 	}
-	if rootWorkload {
+	if c.RootWorkload {
 		var fs unix.Statfs_t
 		if err := unix.Fstatfs(int(p.File.Fd()), &fs); err != nil {
 			return refuse(name, "cannot stat its filesystem: %w", err)
@@ -158,7 +167,7 @@ func (p *Program) check(root *os.File, name string, rootWorkload bool) error {
 	return nil
 }
 
-func checkDir(root *os.File, dir string) error {
+func (c Container) checkDir(root *os.File, dir string) error {
 	f, err := lookup.Open(int(root.Fd()), dir, lookup.InRootWithoutLinks, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open the directory %s above it: %w", dir, err)
@@ -168,7 +177,7 @@ func checkDir(root *os.File, dir string) error {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return fmt.Errorf("cannot stat the directory %s above it: %w", dir, err)
 	}
-	if st.Uid != 0 {
+	if !c.trusts(st.Uid) {
 		return fmt.Errorf("the directory %s above it is owned by UID %d, who could replace it: chown it to root", dir, st.Uid)
 	}
 	if st.Mode&0o022 != 0 {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 )
 
 // container is a directory that is the root of a process in a mount namespace of its own, as a container's is, and that
@@ -88,7 +89,7 @@ func TestAProgramIsFoundByDescriptorWithItsPathInTheContainer(t *testing.T) {
 	dir, root := container(t)
 	put(t, dir+"/opt/real/gw", "\x7fELF", 0o755)
 	must(t, os.Symlink("/opt/real", dir+"/link"))
-	p, err := Open(root, []string{"/link/gw", "run"}, "", false)
+	p, err := Open(root, []string{"/link/gw", "run"}, "", Container{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,10 +101,31 @@ func TestAProgramIsFoundByDescriptorWithItsPathInTheContainer(t *testing.T) {
 	}
 }
 
+func TestAProgramOfTheContainersRootIsTrustedWhereThatIsAnotherUIDHere(t *testing.T) {
+	dir, root := container(t)
+	put(t, dir+"/app/gw", "\x7fELF", 0o755)
+	must(t, os.Chown(dir+"/app", 200000, 200000))
+	must(t, os.Chown(dir+"/app/gw", 200000, 200000))
+	p, err := Open(root, []string{"/app/gw"}, "", Container{Root: 200000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	for _, other := range []uint32{0, 200001, idmap.None} {
+		if _, err := Open(root, []string{"/app/gw"}, "", Container{Root: other}); err == nil || !strings.Contains(err.Error(), "owned by UID 200000") {
+			t.Errorf("root is %d: %v", other, err)
+		}
+	}
+	// The container's root owns it, whoever that is here.
+	if _, err := Open(root, []string{"/app/gw"}, "", Container{Root: 200000, RootWorkload: true}); err == nil || !strings.Contains(err.Error(), "read-only mount") {
+		t.Errorf("beside a root workload: %v", err)
+	}
+}
+
 func TestAScriptIsRunByItsCheckedInterpreterUnderItsOwnName(t *testing.T) {
 	dir, root := container(t)
 	put(t, dir+"/app/gw", "#!/bin/busybox  sh -e \nexit\n", 0o755)
-	p, err := Open(root, []string{"/app/gw", "a", "b"}, "", false)
+	p, err := Open(root, []string{"/app/gw", "a", "b"}, "", Container{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +159,7 @@ func TestAProgramThatIsNotRootsAloneIsRefused(t *testing.T) {
 			path := filepath.Join(dir, "t", strings.ReplaceAll(name, " ", "_"))
 			must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 			c.prepare(path)
-			p, err := Open(root, []string{strings.TrimPrefix(path, dir)}, "", false)
+			p, err := Open(root, []string{strings.TrimPrefix(path, dir)}, "", Container{})
 			if err == nil {
 				p.Close()
 				t.Fatal("accepted")
@@ -159,7 +181,7 @@ func TestADirectoryAboveThatOthersCanChangeIsRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"/home/u/bin/gw": "/home/u above it is owned by UID 1000", "/tmp/gw": "/tmp above it has mode 1777", "/sbin/gw": "/home/u above it",
 	} {
-		if _, err := Open(root, []string{name}, "", false); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Open(root, []string{name}, "", Container{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want one with %q", name, err, want)
 		}
 	}
@@ -169,12 +191,12 @@ func TestAPinnedProgramMustHaveThatContent(t *testing.T) {
 	dir, root := container(t)
 	put(t, dir+"/gw", "content", 0o755)
 	sum := sha256.Sum256([]byte("content"))
-	p, err := Open(root, []string{"/gw"}, hex.EncodeToString(sum[:]), false)
+	p, err := Open(root, []string{"/gw"}, hex.EncodeToString(sum[:]), Container{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Close()
-	if _, err := Open(root, []string{"/gw"}, strings.Repeat("0", 64), false); err == nil || !strings.Contains(err.Error(), "its SHA-256 is "+hex.EncodeToString(sum[:])) {
+	if _, err := Open(root, []string{"/gw"}, strings.Repeat("0", 64), Container{}); err == nil || !strings.Contains(err.Error(), "its SHA-256 is "+hex.EncodeToString(sum[:])) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -182,7 +204,7 @@ func TestAPinnedProgramMustHaveThatContent(t *testing.T) {
 func TestARootWorkloadsProgramMustLieOnAReadOnlyMount(t *testing.T) {
 	dir, root := container(t)
 	put(t, dir+"/gw", "x", 0o755)
-	if _, err := Open(root, []string{"/gw"}, "", true); err == nil || !strings.Contains(err.Error(), "read-only mount") {
+	if _, err := Open(root, []string{"/gw"}, "", Container{RootWorkload: true}); err == nil || !strings.Contains(err.Error(), "read-only mount") {
 		t.Errorf("got %v", err)
 	}
 }

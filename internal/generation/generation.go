@@ -417,6 +417,45 @@ func (s *Store) prune(r Record, keep int) error {
 	return errors.Join(err, s.sweep())
 }
 
+// Give makes gid the group that may read what generation n shows: the gateway's, which is another one here when a container comes
+// up with another user namespace than the one before it. The copies are our own, and nobody else can reach them.
+func (s *Store) Give(n int, gid uint32) error {
+	trees, err := os.ReadDir(filepath.Join(s.path(n), mountName))
+	if err != nil {
+		return fmt.Errorf("cannot give generation %d to group %d: %w", n, gid, err)
+	}
+	for _, t := range trees {
+		if err := regroup(filepath.Join(s.path(n), mountName, t.Name()), gid); err != nil {
+			return fmt.Errorf("cannot give generation %d to group %d: %w", n, gid, err)
+		}
+	}
+	return nil
+}
+
+// regroup gives a tree to a group, its root last: that tells whether all of it is.
+func regroup(tree string, gid uint32) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(tree, &st); err != nil {
+		return &os.PathError{Op: "lstat", Path: tree, Err: err}
+	}
+	if st.Gid == gid {
+		return nil
+	}
+	var names []string
+	if err := filepath.WalkDir(tree, func(name string, _ fs.DirEntry, err error) error {
+		names = append(names, name)
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, name := range slices.Backward(names) {
+		if err := os.Lchown(name, -1, int(gid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // remove takes the number away first, so that no reader finds half of a generation.
 func (s *Store) remove(n int) error {
 	gone := filepath.Join(s.dir, stagingName+"."+strconv.Itoa(n))

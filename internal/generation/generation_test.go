@@ -687,3 +687,40 @@ func TestACancelledCopyLeavesNothing(t *testing.T) {
 		t.Errorf("there is %v", names)
 	}
 }
+
+func TestAGenerationIsGivenToAnotherGroupAsAWhole(t *testing.T) {
+	s := begun(t)
+	g, err := s.Get(1)
+	s.must(err)
+	groups := func() (all []uint32) {
+		if err := filepath.WalkDir(s.Tree(g.Number, 0), func(name string, _ os.DirEntry, err error) error {
+			var st unix.Stat_t
+			if err == nil {
+				err = unix.Lstat(name, &st)
+			}
+			if st.Uid != 0 {
+				t.Errorf("%s belongs to UID %d", name, st.Uid)
+			}
+			all = append(all, st.Gid)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	if got := groups(); !slices.Equal(got, []uint32{testGID}) {
+		t.Fatalf("the files are of the groups %v", got)
+	}
+	for range 2 { // the second time there is nothing to do
+		if err := s.Give(g.Number, 364991); err != nil {
+			t.Fatal(err)
+		}
+		if got := groups(); !slices.Equal(got, []uint32{364991}) {
+			t.Errorf("the files are of the groups %v", got)
+		}
+	}
+	if err := s.Verify(t.Context(), g.Number, 364990); err != nil {
+		t.Error(err)
+	}
+}

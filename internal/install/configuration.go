@@ -13,6 +13,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/mount"
+	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
@@ -39,7 +40,7 @@ func (i *installation) configure(ctx context.Context) (err error) {
 	if c.sources, err = generation.Sources(i.profile.Mounts); err != nil {
 		return err
 	}
-	if c.now, err = generation.Look(ctx, i.profile.Text(), c.sources, i.profile.Gateway.User); err != nil {
+	if c.now, err = generation.Look(ctx, i.profile.Text(), c.sources, i.host.UID); err != nil {
 		return err
 	}
 	r, err := c.store.Record()
@@ -120,7 +121,7 @@ func (i *installation) settle(ctx context.Context) (number int, err error) {
 		}
 	}
 	if c.before != nil {
-		if err := c.store.Verify(ctx, c.before.Number, i.profile.Gateway.User); err != nil {
+		if err := c.store.Verify(ctx, c.before.Number, i.host.UID); err != nil {
 			if c.store.Kept(r) {
 				return 0, c.damaged(err)
 			}
@@ -143,7 +144,7 @@ func (i *installation) settle(ctx context.Context) (number int, err error) {
 		})
 	}
 	plan := generation.Plan{
-		Name: i.record.Profile, Profile: i.profile.Text(), Sources: c.sources, UID: i.profile.Gateway.User, GID: i.profile.Gateway.Group,
+		Name: i.record.Profile, Profile: i.profile.Text(), Sources: c.sources, UID: i.host.UID, GID: i.host.GID,
 		Parent: c.before, Origin: generation.Install, RequestedBy: receipt.RequestedBy{Via: "hook"}, Durable: c.before != nil,
 	}
 	if c.before != nil {
@@ -156,20 +157,55 @@ func (i *installation) settle(ctx context.Context) (number int, err error) {
 	return g.Number, c.store.Begin(g, c.now)
 }
 
-// lockInTime locks a configuration whose time was over while there was no container, before anything is shown to this one. It
-// gives the number of the current generation.
+// lockInTime locks a configuration whose time was over while there was no container, before anything is shown to this one; and
+// one whose working copy does not belong to this container's gateway. It gives the number of the current generation.
 func (i *installation) lockInTime(ctx context.Context, u *generation.Unlocked) (int, error) {
 	c := &i.configuration
-	if u.Left(time.Now()) > 0 {
+	reason := "its time was over"
+	if u.UID != i.host.UID || u.GID != i.host.GID {
+		reason = "the gateway has another UID or GID on the host now"
+	} else if u.Left(time.Now()) > 0 {
 		c.unlocked = u
 		return c.before.Number, nil
 	}
-	g, err := c.store.Lock(ctx, "its time was over", receipt.RequestedBy{Via: "hook"})
+	g, err := c.store.Lock(ctx, reason, receipt.RequestedBy{Via: "hook"})
 	if errors.Is(err, generation.ErrStillUnlocked) {
 		return 0, err
 	}
 	// What cannot be taken of what the gateway wrote is kept aside. It is no reason to do without a gateway.
 	return g.Number, nil
+}
+
+// giveGenerations lets the gateway read the generations that there are. A container of this name before can have had another
+// user namespace, and so the gateway another group here.
+func (i *installation) giveGenerations() error {
+	store := i.configuration.store
+	numbers, err := store.Numbers()
+	if err != nil {
+		return err
+	}
+	for _, n := range numbers {
+		g, err := store.Get(n)
+		if err != nil {
+			continue // who goes back to it is told
+		}
+		text, err := store.Profile(g)
+		if err != nil {
+			continue
+		}
+		p, err := profile.Parse(i.record.Profile, text)
+		if err != nil {
+			continue
+		}
+		host, err := posture.Host(p, i.maps)
+		if err != nil {
+			continue
+		}
+		if err := store.Give(n, host.GID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MountSources opens what a container is shown of generation n for the [[mount]] entries of its profile p: its trees, or the

@@ -165,7 +165,7 @@ func (i *installation) stateSource(target string) (*os.File, error) {
 		return nil, err
 	}
 	path := filepath.Join(c.StateDir(), stateName, url.PathEscape(target[1:]))
-	user, group := i.profile.Gateway.User, i.profile.Gateway.Group
+	user, group := i.host.UID, i.host.GID
 	err := os.Mkdir(path, 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
@@ -197,10 +197,19 @@ func (i *installation) stateSource(target string) (*os.File, error) {
 	}
 	if st.Uid != user || st.Gid != group {
 		f.Close()
-		return nil, fmt.Errorf("the state kept for %s in %s belongs to %d:%d and the gateway is %d:%d now: chown -R %d:%d %s, or remove it",
-			target, path, st.Uid, st.Gid, user, group, user, group, path)
+		// Nobody but the administrator knows whose it is now, and what links are in it: it is not given away.
+		return nil, fmt.Errorf("the state kept for %s in %s belongs to %d:%d and the gateway is %d:%d%s now: chown -R %d:%d %s, or remove it",
+			target, path, st.Uid, st.Gid, user, group, i.mapped(), user, group, path)
 	}
 	return f, nil
+}
+
+// mapped says whose number the gateway's is in the container, where that is another one than here.
+func (i *installation) mapped() string {
+	if !i.maps.Apart {
+		return ""
+	}
+	return fmt.Sprintf(" (%d:%d in the container, whose user namespace has the UIDs %s)", i.profile.Gateway.User, i.profile.Gateway.Group, i.maps.UIDs)
 }
 
 // stateName is the directory of the [[state]] directories in a container's state directory.

@@ -16,6 +16,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/config"
 	"github.com/gatewarden/gatewarden/internal/generation"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/process"
@@ -101,6 +102,8 @@ type installation struct {
 	record  Install
 	profile *profile.Profile
 	init    *process.Process
+	maps    idmap.Maps // of the container's user namespace
+	host    idmap.ID   // who the gateway is here
 	lock    *os.File
 	made    []func() // removes what was made, in the order in which it was made
 
@@ -131,6 +134,17 @@ func (i *installation) run(annotated bool) (err error) {
 			return invalid(err)
 		}
 	}
+	if i.init, err = process.Open(i.state.PID); err != nil {
+		return fmt.Errorf("cannot take hold of the container's init: %w", err)
+	}
+	defer i.init.Close()
+	i.record.InitPID, i.record.InitStart = i.init.PID(), i.init.Start()
+	if i.maps, err = idmap.Of(i.init); err != nil {
+		return err
+	}
+	if i.host, err = posture.Host(i.profile, i.maps); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), copyTime)
 	defer cancel()
 	err = i.configure(ctx)
@@ -138,19 +152,17 @@ func (i *installation) run(annotated bool) (err error) {
 	if err != nil {
 		return err
 	}
-	judged := posture.Check(i.spec, i.profile)
+	// The profile can be another one by now.
+	if i.host, err = posture.Host(i.profile, i.maps); err != nil {
+		return err
+	}
+	judged := posture.Check(i.spec, i.profile, i.maps.Apart)
 	if err := judged.Err(); err != nil {
 		return err
 	}
 	if i.record.Rootfs, err = rootfs(i.state.Bundle, i.spec); err != nil {
 		return err
 	}
-
-	if i.init, err = process.Open(i.state.PID); err != nil {
-		return fmt.Errorf("cannot take hold of the container's init: %w", err)
-	}
-	defer i.init.Close()
-	i.record.InitPID, i.record.InitStart = i.init.PID(), i.init.Start()
 	program, err := i.checkProgram()
 	if err != nil {
 		return err
@@ -177,8 +189,10 @@ func (i *installation) run(annotated bool) (err error) {
 	if len(sources) == 0 {
 		i.record.Mounts = []mount.Placed{}
 	} else if i.record.Mounts, err = mount.Place(i.init, i.record.Rootfs, sources, mount.Options{
-		PinParents:   workloadOwnsRoot(i.spec),
+		PinParents:   posture.OwnsRoot(i.spec, i.maps),
 		ReadOnlyRoot: i.spec.Root.Readonly,
+		Root:         i.maps.UIDs.HostOrNone(0),
+		RootGroup:    i.maps.GIDs.HostOrNone(0),
 	}); err != nil {
 		return err
 	}
@@ -197,11 +211,6 @@ func invalid(err error) error {
 	return code.Errorf(code.InvalidProfile, code.StageInstall, "%w", err)
 }
 
-// workloadOwnsRoot tells whether the workload has the UID that owns the image's directories, or may come to have it.
-func workloadOwnsRoot(spec *specs.Spec) bool {
-	return spec.Process == nil || spec.Process.User.UID == 0 || !spec.Process.NoNewPrivileges
-}
-
 func rootfs(bundle string, spec *specs.Spec) (string, error) {
 	if spec.Root == nil || spec.Root.Path == "" {
 		return "", errors.New("the specification has no root filesystem")
@@ -216,6 +225,9 @@ func rootfs(bundle string, spec *specs.Spec) (string, error) {
 // made if need be.
 func (i *installation) sources(ctx context.Context) ([]mount.Source, error) {
 	n, err := i.settle(ctx)
+	if err == nil {
+		err = i.giveGenerations()
+	}
 	if err != nil {
 		return nil, err
 	}

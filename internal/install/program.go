@@ -50,7 +50,7 @@ func (i *installation) checkProgram() (posture.Result, error) {
 			return posture.Result{}, fmt.Errorf("cannot check the workload's program %s for file capabilities: %w", file, err)
 		}
 	}
-	return posture.CheckProgram(i.spec, i.profile, s.found, s.capabilities), nil
+	return posture.CheckProgram(i.spec, i.profile, i.maps.Apart, s.found, s.capabilities), nil
 }
 
 // candidates are the paths at which a runtime would look for program.

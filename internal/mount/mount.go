@@ -53,6 +53,9 @@ type Options struct {
 	// ReadOnlyRoot says that the runtime will make the container's root mount read-only after this. Its directories need
 	// no pin, and must have none, since their own mount would stay writable.
 	ReadOnlyRoot bool
+	// Root is what UID 0 of the container's user namespace is here, and RootGroup what GID 0 is. The image's directories belong
+	// to them, or to our root.
+	Root, RootGroup uint32
 }
 
 // Place mounts sources into the mount namespace of init, below rootfs, in order. Rootfs is where the container's root
@@ -272,7 +275,7 @@ func (p *placer) place(s Source, tree *os.File) (Placed, error) {
 	}
 	dir, at := p.root, "/"
 	for _, name := range names[:len(names)-1] {
-		if err := checkParent(dir, at); err != nil {
+		if err := p.checkParent(dir, at); err != nil {
 			return Placed{}, err
 		}
 		at = path.Join(at, name)
@@ -283,7 +286,7 @@ func (p *placer) place(s Source, tree *os.File) (Placed, error) {
 			return Placed{}, fmt.Errorf("cannot pin %s: %w", at, err)
 		}
 	}
-	if err := checkParent(dir, at); err != nil {
+	if err := p.checkParent(dir, at); err != nil {
 		return Placed{}, err
 	}
 	name := names[len(names)-1]
@@ -354,20 +357,38 @@ func (p *placer) open(dir *os.File, name, at string, directory bool) (*os.File, 
 }
 
 func (p *placer) make(dir *os.File, name string, directory bool) error {
-	if directory {
-		if err := unix.Mkdirat(int(dir.Fd()), name, 0o755); err != nil {
+	create, flags := func() error { return unix.Mkdirat(int(dir.Fd()), name, 0o755) }, unix.AT_REMOVEDIR
+	if !directory {
+		create, flags = func() error {
+			fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+			if err == nil {
+				unix.Close(fd)
+			}
 			return err
-		}
-		p.done = append(p.done, func() { unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR) })
-		return nil
+		}, 0
 	}
-	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return err
+	err := create()
+	if errors.Is(err, unix.EOVERFLOW) {
+		// A mount of the image that maps IDs (mount_setattr(2), "ID-mapped mounts") has none for our root.
+		err = p.asContainersRoot(create)
 	}
-	unix.Close(fd)
-	p.done = append(p.done, func() { unix.Unlinkat(int(dir.Fd()), name, 0) })
-	return nil
+	if err == nil {
+		p.done = append(p.done, func() { unix.Unlinkat(int(dir.Fd()), name, flags) })
+	}
+	return err
+}
+
+// asContainersRoot runs f with the filesystem IDs of the container's root (setfsuid(2)), which are this thread's alone.
+func (p *placer) asContainersRoot(f func() error) error {
+	if err := unix.Setfsgid(int(p.opt.RootGroup)); err != nil {
+		return os.NewSyscallError("setfsgid", err)
+	}
+	defer unix.Setfsgid(0)
+	if err := unix.Setfsuid(int(p.opt.Root)); err != nil {
+		return os.NewSyscallError("setfsuid", err)
+	}
+	defer unix.Setfsuid(0)
+	return f()
 }
 
 // pin makes dir a mount onto itself, as Options.PinParents says, and gives its descriptor in that mount.
@@ -509,12 +530,12 @@ func split(target string) ([]string, error) {
 }
 
 // checkParent checks that nobody but root can rename or replace what lies in dir.
-func checkParent(dir *os.File, at string) error {
+func (p *placer) checkParent(dir *os.File, at string) error {
 	st, err := stat(int(dir.Fd()))
 	if err != nil {
 		return err
 	}
-	if st.uid != 0 {
+	if st.uid != 0 && st.uid != p.opt.Root {
 		return fmt.Errorf("%s belongs to UID %d in the image, who could put something else in place of the mount; it must be root's", at, st.uid)
 	}
 	if st.mode&0o022 != 0 {

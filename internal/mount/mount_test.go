@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -356,5 +357,84 @@ func TestAContainerInTheHostsMountNamespaceIsRefused(t *testing.T) {
 	}
 	if read(t, "/proc/thread-self/mountinfo") != host {
 		t.Error("the host's mounts have changed")
+	}
+}
+
+// idmapped makes a filesystem in memory that maps root to the host's IDs from first on, and mounts it at the container's root.
+func (c *container) idmapped(first int) {
+	c.t.Helper()
+	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: 65536}}
+	holder := exec.Command("/bin/busybox", "sleep", "600")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: maps, GidMappings: maps}
+	if err := holder.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	defer holder.Wait()
+	defer holder.Process.Kill()
+	userns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", holder.Process.Pid))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer userns.Close()
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "mode", "0755"), unix.FsconfigCreate(fs)); err != nil {
+		c.t.Fatal(err)
+	}
+	tree, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer unix.Close(tree)
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns.Fd())}); err != nil {
+		c.t.Fatalf("a mount that maps IDs: %v", err)
+	}
+	ns, err := c.init.OpenNamespace("mnt")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer ns.Close()
+	if err := inNamespace(ns, func(*os.File) error {
+		return unix.MoveMount(tree, "", unix.AT_FDCWD, c.rootfs, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func TestMissingPartsOfATargetAreMadeInAnImageWhoseMountMapsIDs(t *testing.T) {
+	c := newContainer(t, "true", nil)
+	c.idmapped(200000)
+	dir := t.TempDir()
+	mkdir(t, dir)
+	write(t, dir+"/file", "from the host")
+	f, err := os.OpenFile(dir, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	single, err := os.OpenFile(dir+"/file", unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer single.Close()
+	sources := []Source{{File: f, Path: dir, Target: "/etc/gateway"}, {File: single, Path: dir + "/file", Target: "/opt/one/file"}}
+	if _, err := Place(c.init, c.rootfs, sources, Options{}); err == nil {
+		t.Error("directories of somebody who is not root are trusted")
+	}
+	placed, err := Place(c.init, c.rootfs, sources, Options{Root: 200000, RootGroup: 200000, PinParents: true})
+	if err != nil || len(placed) != 2 {
+		t.Fatalf("%+v, %v", placed, err)
+	}
+	for _, name := range []string{"/etc/gateway/file", "/opt/one/file"} {
+		if got := read(t, c.path(name)); got != "from the host" {
+			t.Errorf("the container sees %q at %s", got, name)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(c.path("/etc"), &st); err != nil || st.Uid != 200000 || st.Gid != 200000 || st.Mode&0o7777 != 0o755 {
+		t.Errorf("/etc belongs to %d:%d with mode %o, %v", st.Uid, st.Gid, st.Mode, err)
 	}
 }

@@ -3,8 +3,9 @@
 //
 // What counts is what the workload can hold after its exec, not what the specification lists (capabilities(7),
 // "Transformation of capabilities during execve"). The gateway runs in the workload's user namespace, so capabilities
-// count as they are listed and UIDs and GIDs are compared as the container sees them. The image's /etc/passwd is never
-// consulted: numbers are identity, names are what an image says.
+// count as they are listed and UIDs and GIDs are compared as the container sees them. If that is not the host's, it keeps the
+// workload from the host, not from the gateway: only the few capabilities that mean nothing there do not count. The image's
+// /etc/passwd is never consulted: numbers are identity, names are what an image says.
 package posture
 
 import (
@@ -17,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 	"github.com/gatewarden/gatewarden/internal/profile"
 )
 
@@ -38,10 +40,42 @@ type Finding struct {
 type Result struct {
 	Refused []Finding
 	Allowed []Finding // found too, but the profile allows them
+	apart   bool
 }
 
-// Check judges spec for the gateway of p.
-func Check(spec *specs.Spec, p *profile.Profile) Result {
+// Host gives who the gateway of p is on this host, beside a container whose user namespace has those maps. An ID that is not
+// mapped is no process's there, and no file's: the error is posture_refused, and says which. So it is if the gateway would be
+// the host's root.
+func Host(p *profile.Profile, maps idmap.Maps) (idmap.ID, error) {
+	id := idmap.ID{UID: p.Gateway.User, GID: p.Gateway.Group, Groups: p.Gateway.Groups}
+	host, ok := maps.Host(id)
+	if ok && (host.UID == 0 || host.GID == 0 || slices.Contains(host.Groups, 0)) {
+		return idmap.ID{}, code.Errorf(code.PostureRefused, code.StageInstall,
+			"the container's user namespace makes the gateway's UID %d, its GID %d or one of its groups %v the host's root (0): it has the UIDs %s and the GIDs %s. Cure: map it to IDs of the host that nobody else has",
+			id.UID, id.GID, id.Groups, maps.UIDs, maps.GIDs)
+	}
+	if ok {
+		return host, nil
+	}
+	var missing []string
+	add := func(key, kind string, id, host uint32) {
+		if host == idmap.None {
+			missing = append(missing, fmt.Sprintf("%s (%s %d)", key, kind, id))
+		}
+	}
+	add("user", "UID", id.UID, host.UID)
+	add("group", "GID", id.GID, host.GID)
+	for n, g := range id.Groups {
+		add("groups", "GID", g, host.Groups[n])
+	}
+	return idmap.ID{}, code.Errorf(code.PostureRefused, code.StageInstall,
+		"the container's user namespace does not have the profile's [gateway] %s: it has the UIDs %s and the GIDs %s. Cure: numbers in the profile that it has, "+
+			"or a user namespace that has these: ctr run --uidmap 0:HOST:65536 --gidmap 0:HOST:65536; Kubernetes hostUsers: false has 0-65535",
+		strings.Join(missing, ", "), maps.UIDs, maps.GIDs)
+}
+
+// Check judges spec for the gateway of p. Apart says that the container has a user namespace that is not the host's.
+func Check(spec *specs.Spec, p *profile.Profile, apart bool) Result {
 	process := spec.Process
 	if process == nil {
 		process = &specs.Process{}
@@ -58,26 +92,26 @@ func Check(spec *specs.Spec, p *profile.Profile) Result {
 			Cure:    "ctr run without --allow-new-privs or --privileged; nerdctl or docker run --security-opt no-new-privileges; Kubernetes securityContext.allowPrivilegeEscalation: false",
 		})
 	}
-	return judge(append(found, heldCapabilities(process)...), p)
+	return judge(append(found, heldCapabilities(process, apart)...), p, apart)
 }
 
 // CheckProgram judges the capabilities that file, the program of the workload, has as a file: the bits of its
 // security.capability attribute. Under no_new_privs they add nothing, but they keep what a workload that is not root has
 // in its permitted set when it executes the program. The other cases are Check's.
-func CheckProgram(spec *specs.Spec, p *profile.Profile, file string, fileCapabilities uint64) Result {
+func CheckProgram(spec *specs.Spec, p *profile.Profile, apart bool, file string, fileCapabilities uint64) Result {
 	process := spec.Process
 	if process == nil || process.User.UID == 0 || !process.NoNewPrivileges {
 		return Result{}
 	}
 	var found []Finding
-	for _, c := range profile.DangerousCapabilities() {
+	for _, c := range profile.DangerousCapabilities(apart) {
 		bit, ok := number(c)
 		if !ok || fileCapabilities&(1<<bit) == 0 || process.Capabilities != nil && !slices.Contains(process.Capabilities.Permitted, c) {
 			continue
 		}
 		found = append(found, capability(c, fmt.Sprintf("runs as UID %d, but its program %s has file capabilities that keep", process.User.UID, file)))
 	}
-	return judge(found, p)
+	return judge(found, p, apart)
 }
 
 // number gives the kernel's number of a capability.
@@ -90,8 +124,15 @@ func number(name string) (n capabilities.Cap, ok bool) {
 	return 0, false
 }
 
-func judge(found []Finding, p *profile.Profile) Result {
-	var r Result
+// OwnsRoot tells whether the workload has the UID that owns the image's directories and programs, or may come to have it. That is
+// the container's root, and what our root is there, if it is anybody.
+func OwnsRoot(spec *specs.Spec, maps idmap.Maps) bool {
+	process := spec.Process
+	return process == nil || process.User.UID == 0 || !process.NoNewPrivileges || maps.UIDs.HostOrNone(process.User.UID) == 0
+}
+
+func judge(found []Finding, p *profile.Profile, apart bool) Result {
+	r := Result{apart: apart}
 	for _, f := range found {
 		if f.ID != WorkloadUID && f.ID != WorkloadGID && p.Posture.Allows(f.ID) {
 			r.Allowed = append(r.Allowed, f)
@@ -132,6 +173,9 @@ func (r Result) Err() error {
 		if f.ID != WorkloadUID && f.ID != WorkloadGID {
 			allow = append(allow, strconv.Quote(f.ID))
 		}
+	}
+	if r.apart {
+		b.WriteString("\n  The container's user namespace is no protection here: it keeps the workload from the host, and the gateway lives in it too.")
 	}
 	if len(dropped) > 0 {
 		fmt.Fprintf(&b, "\n  Cure for capabilities: %s", dropCure(dropped))
@@ -196,10 +240,10 @@ func pidNamespace(linux *specs.Linux) (Finding, bool) {
 	}, true
 }
 
-func heldCapabilities(process *specs.Process) []Finding {
+func heldCapabilities(process *specs.Process, apart bool) []Finding {
 	held := heldAfterExec(process)
 	var found []Finding
-	for _, c := range profile.DangerousCapabilities() {
+	for _, c := range profile.DangerousCapabilities(apart) {
 		how, ok := held(c)
 		if !ok {
 			continue

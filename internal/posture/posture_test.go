@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 	"github.com/gatewarden/gatewarden/internal/profile"
 )
 
@@ -135,7 +136,7 @@ func TestEachWayToTheGatewayIsFound(t *testing.T) {
 			if test.edit != nil {
 				test.edit(test.spec)
 			}
-			r := Check(test.spec, gateway())
+			r := Check(test.spec, gateway(), false)
 			if got := ids(r.Refused); !slices.Equal(got, test.want) {
 				t.Errorf("found %v, not %v", got, test.want)
 			}
@@ -147,8 +148,8 @@ func TestEachWayToTheGatewayIsFound(t *testing.T) {
 }
 
 func TestASpecificationWithoutProcessIsTakenForRootWithEverything(t *testing.T) {
-	got := ids(Check(&specs.Spec{}, gateway()).Refused)
-	if len(got) != len(profile.DangerousCapabilities())+2 {
+	got := ids(Check(&specs.Spec{}, gateway(), false).Refused)
+	if len(got) != len(profile.DangerousCapabilities(false))+2 {
 		t.Errorf("found %v", got)
 	}
 }
@@ -156,14 +157,14 @@ func TestASpecificationWithoutProcessIsTakenForRootWithEverything(t *testing.T) 
 func TestTheProfileAllowsWhatItNamesAndNothingElse(t *testing.T) {
 	spec := ctrRunDropping("CAP_KILL", "CAP_NET_ADMIN")
 	spec.Process.User.GID = 64991
-	r := Check(spec, gateway("workload-cap-kill", "workload-cap-sys-admin", WorkloadGID))
+	r := Check(spec, gateway("workload-cap-kill", "workload-cap-sys-admin", WorkloadGID), false)
 	if got := ids(r.Refused); !slices.Equal(got, []string{WorkloadGID, "workload-cap-net-admin"}) {
 		t.Errorf("refused %v", got)
 	}
 	if got := Allows(r); !slices.Equal(got, []string{"workload-cap-kill"}) {
 		t.Errorf("allowed %v; only what was needed counts", got)
 	}
-	r = Check(ctrRun(1000), gateway("workload-cap-kill"))
+	r = Check(ctrRun(1000), gateway("workload-cap-kill"), false)
 	if r.Err() != nil || Allows(r) == nil || len(Allows(r)) != 0 {
 		t.Errorf("%v, %v", r.Err(), Allows(r))
 	}
@@ -173,7 +174,7 @@ func TestTheRefusalNamesFindingCureAndWayAround(t *testing.T) {
 	spec := ctrRunDropping("CAP_KILL", "CAP_SYS_PTRACE")
 	spec.Process.NoNewPrivileges = false
 	spec.Linux = nil
-	err := Check(spec, gateway()).Err()
+	err := Check(spec, gateway(), false).Err()
 	e, ok := errors.AsType[*code.Error](err)
 	if !ok || e.Code != code.PostureRefused || e.Stage != code.StageInstall || e.Retryable {
 		t.Fatalf("%#v", err)
@@ -193,7 +194,7 @@ func TestTheRefusalNamesFindingCureAndWayAround(t *testing.T) {
 
 func TestAnOverlapOfIdentityOffersNoWayAround(t *testing.T) {
 	spec := ctrRun(64990)
-	message := Check(spec, gateway()).Err().Error()
+	message := Check(spec, gateway(), false).Err().Error()
 	if strings.Contains(message, "allow") || !strings.Contains(message, "--user") || !strings.Contains(message, "runAsUser") {
 		t.Error(message)
 	}
@@ -219,7 +220,7 @@ func TestFileCapabilitiesOfTheProgramCountForAUserUnderNoNewPrivs(t *testing.T) 
 			if test.edit != nil {
 				test.edit(test.spec)
 			}
-			r := CheckProgram(test.spec, gateway(), "/bin/app", test.file)
+			r := CheckProgram(test.spec, gateway(), false, "/bin/app", test.file)
 			if got := ids(r.Refused); !slices.Equal(got, test.want) {
 				t.Errorf("found %v, not %v", got, test.want)
 			}
@@ -227,5 +228,72 @@ func TestFileCapabilitiesOfTheProgramCountForAUserUnderNoNewPrivs(t *testing.T) 
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestInAUserNamespaceOnlyWhatTheInitialOneAsksForDoesNotCount(t *testing.T) {
+	everything := &specs.Spec{}
+	here, apart := ids(Check(everything, gateway(), false).Refused), ids(Check(everything, gateway(), true).Refused)
+	var gone []string
+	for _, id := range here {
+		if !slices.Contains(apart, id) {
+			gone = append(gone, id)
+		}
+	}
+	want := []string{"workload-cap-bpf", "workload-cap-mknod", "workload-cap-perfmon", "workload-cap-sys-boot", "workload-cap-sys-module", "workload-cap-sys-rawio"}
+	slices.Sort(gone)
+	if !slices.Equal(gone, want) || len(apart)+len(gone) != len(here) {
+		t.Errorf("what does not count is %v, want %v", gone, want)
+	}
+	if r := Check(ctrRunDropping("CAP_MKNOD", "CAP_BPF"), gateway(), true); r.Err() != nil {
+		t.Error(r.Err())
+	}
+	err := Check(ctrRunDropping("CAP_MKNOD", "CAP_KILL"), gateway(), true).Err()
+	if err == nil || !strings.Contains(err.Error(), "user namespace is no protection here") || strings.Contains(err.Error(), "CAP_MKNOD") {
+		t.Errorf("the refusal is %v", err)
+	}
+	if err := Check(ctrRunDropping("CAP_KILL"), gateway(), false).Err(); err == nil || strings.Contains(err.Error(), "user namespace") {
+		t.Errorf("the refusal is %v", err)
+	}
+	if r := CheckProgram(ctrRun(1000), gateway(), true, "/bin/app", 1<<27|1<<5); !slices.Equal(ids(r.Refused), []string{"workload-cap-kill"}) {
+		t.Errorf("of a program with CAP_MKNOD and CAP_KILL counts %v", ids(r.Refused))
+	}
+}
+
+func TestAGatewayIsWhoItsUserNamespaceMapsItTo(t *testing.T) {
+	all := idmap.Ranges{{Inside: 0, Host: 200000, Count: 65536}}
+	host, err := Host(gateway(), idmap.Maps{UIDs: all, GIDs: all, Apart: true})
+	if err != nil || host.UID != 264990 || host.GID != 264991 || !slices.Equal(host.Groups, []uint32{264992}) {
+		t.Errorf("%+v, %v", host, err)
+	}
+	for name, test := range map[string]struct {
+		uids, gids idmap.Ranges
+		want       string
+	}{
+		"no UID":       {all[:0], all, "user (UID 64990):"},
+		"no GID":       {all, idmap.Ranges{{Inside: 64992, Host: 1, Count: 1}}, "group (GID 64991): it has the UIDs 0-65535 (200000-265535 here) and the GIDs 64992 (1 here)"},
+		"a group less": {all, idmap.Ranges{{Inside: 64991, Host: 1, Count: 1}}, "groups (GID 64992):"},
+		"nothing":      {nil, nil, "user (UID 64990), group (GID 64991), groups (GID 64992):"},
+		"root's UID":   {idmap.Ranges{{Inside: 64990, Host: 0, Count: 1}}, all, "the host's root (0)"},
+		"root's GID":   {all, idmap.Ranges{{Inside: 64992, Host: 0, Count: 1}, {Inside: 64991, Host: 5, Count: 1}}, "the host's root (0)"},
+	} {
+		_, err := Host(gateway(), idmap.Maps{UIDs: test.uids, GIDs: test.gids, Apart: true})
+		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.PostureRefused || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+func TestRootsFilesBelongToWhoeverIsRootInsideOrHere(t *testing.T) {
+	maps := idmap.Maps{UIDs: idmap.Ranges{{Inside: 0, Host: 200000, Count: 1000}, {Inside: 1000, Host: 0, Count: 1}, {Inside: 1001, Host: 5, Count: 10}}}
+	for uid, want := range map[uint32]bool{0: true, 1000: true, 1001: false} {
+		if OwnsRoot(ctrRun(uid), maps) != want {
+			t.Errorf("UID %d: %v", uid, !want)
+		}
+	}
+	spec := ctrRun(1001)
+	spec.Process.NoNewPrivileges = false
+	if !OwnsRoot(spec, maps) || !OwnsRoot(&specs.Spec{}, maps) {
+		t.Error("who may become root is not taken for it")
 	}
 }

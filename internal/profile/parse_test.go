@@ -338,7 +338,7 @@ func TestOnlyAProfileThatAllowsItIsSelectedByAnnotation(t *testing.T) {
 }
 
 func TestEveryDangerousCapabilityHasAReasonAndAnException(t *testing.T) {
-	names := DangerousCapabilities()
+	names := DangerousCapabilities(false)
 	for _, must := range []string{
 		"CAP_KILL", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETFCAP",
 		"CAP_NET_ADMIN", "CAP_SYS_MODULE",

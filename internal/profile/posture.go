@@ -50,11 +50,20 @@ var dangerous = []struct{ name, reason string }{
 	{"CAP_MAC_ADMIN", "it can change the security policy that confines the gateway"},
 }
 
-// DangerousCapabilities lists the capabilities ("CAP_KILL", …) by which a workload could reach the gateway.
-func DangerousCapabilities() []string {
-	names := make([]string, len(dangerous))
-	for i, c := range dangerous {
-		names[i] = c.name
+// initialOnly are those of dangerous that the kernel asks for in the initial user namespace alone (capable(), not ns_capable(),
+// which mknod(2), init_module(2), iopl(2), kexec_load(2), bpf(2) and perf_event_open(2) come down to). Whoever holds them in
+// another one, its root included, can do nothing by them to the gateway. What is left of CAP_SYS_BOOT there is reboot(2), which
+// ends the container.
+var initialOnly = []string{"CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_BOOT", "CAP_BPF", "CAP_PERFMON", "CAP_MKNOD"}
+
+// DangerousCapabilities lists the capabilities ("CAP_KILL", …) by which a workload could reach the gateway. With apart both
+// live in a user namespace that is not the initial one.
+func DangerousCapabilities(apart bool) []string {
+	var names []string
+	for _, c := range dangerous {
+		if !apart || !slices.Contains(initialOnly, c.name) {
+			names = append(names, c.name)
+		}
 	}
 	return names
 }

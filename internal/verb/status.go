@@ -143,6 +143,9 @@ func (in *Invocation) liveRows(b *block, st *receipt.Status) {
 		}
 		b.add("unlocked", "%s", in.safe(text))
 	}
+	if u := st.UserNamespace; u != nil {
+		b.add("userns", "its own: UIDs %s; GIDs %s", mapText(u.UIDs), mapText(u.GIDs))
+	}
 	b.add("restarts", "%d asked, %d unasked", st.Restarts.Asked, st.Restarts.Unasked)
 	if st.Standby.PID != 0 {
 		b.add("standby", "pid %d", st.Standby.PID)
@@ -150,6 +153,19 @@ func (in *Invocation) liveRows(b *block, st *receipt.Status) {
 		b.add("standby", "none")
 	}
 	b.add("warden", "pid %d, version %s", st.Warden.PID, orDash(st.Warden.Version))
+}
+
+// mapText tells which IDs of the container are which on the host.
+func mapText(ranges []receipt.IDRange) string {
+	var all []string
+	for _, r := range ranges {
+		if r.Count == 1 {
+			all = append(all, fmt.Sprintf("%d is %d on the host", r.Inside, r.Host))
+			continue
+		}
+		all = append(all, fmt.Sprintf("%d-%d are %d-%d on the host", r.Inside, r.Inside+r.Count-1, r.Host, r.Host+r.Count-1))
+	}
+	return strings.Join(all, ", ")
 }
 
 func listenerText(l receipt.Listener) string {

@@ -311,7 +311,7 @@ func (w *Warden) prepare(ctx context.Context, p *plan) (err error) {
 		return unread("cannot read the gateway's environment", err)
 	}
 	// The standby's view of the container is the gateway's: same root, same mounts. It is proven here, and again at its release.
-	s, err := w.needStandby(ctx, identityOf(p.profile))
+	s, err := w.needStandby(ctx, w.identityOf(p.profile))
 	if err != nil {
 		return err
 	}
@@ -323,10 +323,10 @@ func (w *Warden) prepare(ctx context.Context, p *plan) (err error) {
 	if err := mount.Verify(root, w.rec.Mounts); err != nil {
 		return code.Errorf(code.PreflightFailed, code.StagePreflight, "%w", err)
 	}
-	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.rootWorkload); err != nil {
+	if p.program, err = binary.Open(root, p.profile.Gateway.Command, p.profile.Gateway.SHA256, w.programs); err != nil {
 		return err
 	}
-	if p.creds, err = mountCredentials(p.profile); err != nil {
+	if p.creds, err = w.mountCredentials(p.profile); err != nil {
 		return unread("cannot prepare the gateway's credentials", err)
 	}
 	return w.checkable(root, p.profile)

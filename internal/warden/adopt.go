@@ -262,7 +262,7 @@ func (w *Warden) isGateway(proc *process.Process, m *memo.Memo) (process.Identit
 	if err != nil {
 		return now, err
 	}
-	if err := samePosture(po, identityOf(&m.Profile)); err != nil {
+	if err := samePosture(po, w.identityOf(&m.Profile)); err != nil {
 		return now, err
 	}
 	namespaces, err := w.init.Namespaces()

@@ -81,7 +81,11 @@ func (w *Warden) takeUp(ctx context.Context, a *action) (s *setup, err error) {
 	if s.sources, err = generation.Sources(declared.Mounts); err != nil {
 		return s, err
 	}
-	if s.seen, err = generation.Look(ctx, declared.Text(), s.sources, declared.Gateway.User); err != nil {
+	host, err := posture.Host(declared, w.maps)
+	if err != nil {
+		return s, err
+	}
+	if s.seen, err = generation.Look(ctx, declared.Text(), s.sources, host.UID); err != nil {
 		return s, err
 	}
 	all := a.kind == receipt.Apply && len(a.config) == 0
@@ -122,8 +126,11 @@ func (w *Warden) takeUp(ctx context.Context, a *action) (s *setup, err error) {
 	if a.kind == receipt.Apply {
 		origin = generation.Applied
 	}
+	if host, err = posture.Host(s.profile, w.maps); err != nil {
+		return s, err
+	}
 	g, err := w.store.Stage(ctx, generation.Plan{
-		Name: s.profile.Name, Profile: text, Sources: s.sources, UID: s.profile.Gateway.User, GID: s.profile.Gateway.Group,
+		Name: s.profile.Name, Profile: text, Sources: s.sources, UID: host.UID, GID: host.GID,
 		Parent: current, Origin: origin, Reason: a.reason, RequestedBy: a.by, Durable: true,
 	})
 	if err != nil {
@@ -220,7 +227,7 @@ func (w *Warden) look(ctx context.Context) generation.Inputs {
 	if err != nil {
 		return w.config.Seen
 	}
-	seen, err := generation.Look(ctx, p.Text(), sources, p.Gateway.User)
+	seen, err := generation.Look(ctx, p.Text(), sources, w.uidOf(p))
 	if err != nil {
 		return w.config.Seen
 	}
@@ -233,7 +240,10 @@ func (w *Warden) permitted(p *profile.Profile) error {
 	if err != nil {
 		return code.Errorf(code.PreflightFailed, code.StagePreflight, "cannot read the container's specification again: %w", err)
 	}
-	return posture.Check(spec, p).Err()
+	if _, err := posture.Host(p, w.maps); err != nil {
+		return err
+	}
+	return posture.Check(spec, p, w.maps.Apart).Err()
 }
 
 // mountsAs checks that a profile has the [[mount]] and [[state]] targets that the container was created with.
@@ -316,9 +326,9 @@ func (w *Warden) try(ctx context.Context, a *action, s *setup) error {
 	if !s.fresh || a.trying == s.number {
 		return nil
 	}
-	err := generation.Unchanged(ctx, s.sources, s.profile.Gateway.User)
+	err := generation.Unchanged(ctx, s.sources, w.uidOf(s.profile))
 	if err == nil {
-		err = w.store.Verify(ctx, s.number, s.profile.Gateway.User)
+		err = w.store.Verify(ctx, s.number, w.uidOf(s.profile))
 	}
 	if err != nil {
 		return code.Errorf(code.PreflightFailed, code.StagePreflight, "%w; nothing was changed: do it again", err)

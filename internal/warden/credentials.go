@@ -9,14 +9,19 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/credential"
 	"github.com/gatewarden/gatewarden/internal/launch"
+	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/trusted"
 )
 
 // mountCredentials reads p's credentials and gives their directory, for one process to be started; nil if p has none.
-func mountCredentials(p *profile.Profile) (*os.File, error) {
-	dir, err := credential.Mount(p.Credentials, p.Gateway.User, p.Gateway.Group)
+func (w *Warden) mountCredentials(p *profile.Profile) (*os.File, error) {
+	host, err := posture.Host(p, w.maps)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := credential.Mount(p.Credentials, host.UID, host.GID)
 	if err != nil {
 		return nil, fmt.Errorf("[credentials] of profile %s: %w", p.Name, err)
 	}

@@ -49,7 +49,7 @@ func (w *Warden) checkable(root *os.File, p *profile.Profile) error {
 	if p.Ready.Kind != "exec" {
 		return nil
 	}
-	program, err := binary.Open(root, p.Ready.Exec, "", w.rootWorkload)
+	program, err := binary.Open(root, p.Ready.Exec, "", w.programs)
 	if err != nil {
 		return code.Errorf(code.UntrustedBinary, code.StagePreflight, "its probe (ready.exec) could not run: %w", err)
 	}
@@ -104,7 +104,7 @@ func (w *Warden) runCommand(ctx context.Context, c command) (probe.Verdict, erro
 	if err != nil {
 		return probe.Unknown, err
 	}
-	creds, err := mountCredentials(c.profile)
+	creds, err := w.mountCredentials(c.profile)
 	if err != nil {
 		return probe.Unknown, err
 	}
@@ -112,7 +112,7 @@ func (w *Warden) runCommand(ctx context.Context, c command) (probe.Verdict, erro
 		defer creds.Close()
 	}
 	killed := w.group.OOMKills()
-	s, err := w.park(ctx, identityOf(c.profile), join.Files{Stdout: c.out.theirs, Stderr: c.out.theirs, Mounts: c.namespace})
+	s, err := w.park(ctx, w.identityOf(c.profile), join.Files{Stdout: c.out.theirs, Stderr: c.out.theirs, Mounts: c.namespace})
 	c.out.started()
 	if err != nil {
 		return probe.Unknown, err
@@ -180,7 +180,7 @@ func (w *Warden) programOf(s *standby, arg []string) (*binary.Program, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return binary.Open(root, arg, "", w.rootWorkload)
+	return binary.Open(root, arg, "", w.programs)
 }
 
 // endCheck ends the command and tells how it ended.

@@ -13,6 +13,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/held"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 	"github.com/gatewarden/gatewarden/internal/intercept"
 	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/launch"
@@ -91,14 +92,21 @@ func (s *standby) end(log *slog.Logger) {
 
 // identity is what a standby must be, so that it can become the profile's gateway.
 type identity struct {
-	uid, gid uint32
-	groups   []uint32
-	caps     []string
+	inside idmap.ID // in the container's user namespace
+	host   idmap.ID // here, where the kernel tells it to us
+	caps   []string
 }
 
-func identityOf(p *profile.Profile) identity {
-	return identity{uid: p.Gateway.User, gid: p.Gateway.Group, groups: p.Gateway.Groups, caps: p.Gateway.Capabilities}
+// identityOf gives the identity of p's gateway. What the container's user namespace does not map is nobody's: the first proof
+// fails. Profiles are refused for that long before (posture.Host).
+func (w *Warden) identityOf(p *profile.Profile) identity {
+	inside := idmap.ID{UID: p.Gateway.User, GID: p.Gateway.Group, Groups: p.Gateway.Groups}
+	host, _ := w.maps.Host(inside)
+	return identity{inside: inside, host: host, caps: p.Gateway.Capabilities}
 }
+
+// uidOf gives the UID of p's gateway here.
+func (w *Warden) uidOf(p *profile.Profile) uint32 { return w.maps.UIDs.HostOrNone(p.Gateway.User) }
 
 // joined is the outcome of making a standby.
 type joined struct {
@@ -157,11 +165,16 @@ func (w *Warden) park(ctx context.Context, who identity, files join.Files) (_ *s
 	if joiner == nil {
 		joiner, err = start(w.self, w.stderr)
 	}
+	if err == nil {
+		// A program may open its standard output anew (/dev/stdout). libcontainer sees to that too, but cannot in a user namespace
+		// that does not map our root, whose the files are.
+		err = errors.Join(files.Stdout.Chown(int(who.host.UID), int(who.host.GID)), files.Stderr.Chown(int(who.host.UID), int(who.host.GID)))
+	}
 	var proc *process.Process
 	if err == nil {
 		proc, err = joiner.Join(ctx, join.Request{
 			Root: w.rec.RuntimeRoot, Runtime: w.rec.Runtime, Bundle: w.rec.Bundle, ID: w.rec.ID, InitPID: w.rec.InitPID, InitStart: w.rec.InitStart,
-			UID: who.uid, GID: who.gid, Groups: who.groups, Capabilities: who.caps,
+			UID: who.inside.UID, GID: who.inside.GID, Groups: who.inside.Groups, Capabilities: who.caps,
 		}, files)
 	}
 	theirs.Close()
@@ -256,12 +269,12 @@ func (w *Warden) needStandby(ctx context.Context, who identity) (*standby, error
 }
 
 func (a identity) equal(b identity) bool {
-	return a.uid == b.uid && a.gid == b.gid && sameSet(a.groups, b.groups) && sameSet(a.caps, b.caps)
+	return a.host.UID == b.host.UID && a.host.GID == b.host.GID && sameSet(a.host.Groups, b.host.Groups) && sameSet(a.caps, b.caps)
 }
 
 // release turns the standby into the gateway. The standby is used up, whatever comes of it.
 func (w *Warden) release(ctx context.Context, p *plan) (*gateway, error) {
-	s, err := w.needStandby(ctx, identityOf(p.profile))
+	s, err := w.needStandby(ctx, w.identityOf(p.profile))
 	if err != nil {
 		return nil, err
 	}
@@ -401,7 +414,7 @@ func (w *Warden) strays() ([]*process.Process, error) {
 
 // kin gives the container's processes under the gateway's UID, but for the gateway and the standby.
 func (w *Warden) kin() ([]*process.Process, error) {
-	all, err := w.membersOf(w.profile.Gateway.User)
+	all, err := w.membersOf(w.uidOf(w.profile))
 	if err != nil {
 		return nil, err
 	}

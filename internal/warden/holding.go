@@ -16,6 +16,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/listener"
 	"github.com/gatewarden/gatewarden/internal/mount"
+	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 )
@@ -77,7 +78,11 @@ func (w *Warden) makeHeld(p *profile.Profile, l profile.Listen) (*held.Socket, e
 		return nil, err
 	}
 	defer root.Close()
-	return held.Open(w.net, root, held.Owner{UID: p.Gateway.User, GID: p.Gateway.Group}, l)
+	host, err := posture.Host(p, w.maps)
+	if err != nil {
+		return nil, err
+	}
+	return held.Open(w.net, root, held.Owner{UID: host.UID, GID: host.GID}, l)
 }
 
 // guardPorts keeps the ports of held listeners from everybody else, but for those where the gateway binds another address
@@ -127,7 +132,7 @@ func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, e
 	if err != nil || len(sockets) == 0 {
 		return nil, err
 	}
-	all, err := w.membersOf(p.Gateway.User)
+	all, err := w.membersOf(w.uidOf(p))
 	if err != nil {
 		return nil, err
 	}

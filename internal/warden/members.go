@@ -122,7 +122,7 @@ func (w *Warden) workload() crowd {
 // runtime's that is about to be or was.
 func (w *Warden) works(pid int) bool {
 	owner, err := process.OwnerOf(pid)
-	return err == nil && owner != w.profile.Gateway.User
+	return err == nil && owner != w.uidOf(w.profile)
 }
 
 // untouched compares the workload with how it was: every process that was there still is. Processes that it started or

@@ -37,7 +37,7 @@ func (w *Warden) settled(r *receipt.Receipt, asked bool) {
 		case r.Action == receipt.Start:
 			w.standbyTry.Reset(firstStandbyDelay)
 		default:
-			w.spawnStandby(identityOf(w.profile))
+			w.spawnStandby(w.identityOf(w.profile))
 		}
 	}()
 	switch {

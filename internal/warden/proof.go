@@ -84,12 +84,12 @@ func samePosture(po process.Posture, who identity) error {
 	}
 	four := func(id uint32) [4]uint32 { return [4]uint32{id, id, id, id} }
 	switch {
-	case po.UID != four(who.uid):
-		return mismatch("the launcher's UIDs are %v instead of %d", po.UID, who.uid)
-	case po.GID != four(who.gid):
-		return mismatch("the launcher's GIDs are %v instead of %d", po.GID, who.gid)
-	case !sameSet(po.Groups, who.groups):
-		return mismatch("the launcher's supplementary groups are %v instead of %v", po.Groups, who.groups)
+	case po.UID != four(who.host.UID):
+		return mismatch("the launcher's UIDs are %v instead of %d", po.UID, who.host.UID)
+	case po.GID != four(who.host.GID):
+		return mismatch("the launcher's GIDs are %v instead of %d", po.GID, who.host.GID)
+	case !sameSet(po.Groups, who.host.Groups):
+		return mismatch("the launcher's supplementary groups are %v instead of %v", po.Groups, who.host.Groups)
 	case !po.NoNewPrivs:
 		return mismatch("the launcher has no_new_privs off")
 	}
@@ -116,7 +116,7 @@ func (w *Warden) describe(s *standby, p *plan) receipt.New {
 	for _, g := range po.Groups {
 		groups = append(groups, int(g))
 	}
-	return receipt.New{
+	n := receipt.New{
 		PID: s.proc.PID(), NSPID: po.NSPID, StartTime: s.proc.Start(),
 		Exe: p.program.Path, ExeDev: p.program.Dev, ExeIno: p.program.Ino,
 		UID: int(po.UID[0]), GID: int(po.GID[0]), Groups: groups,
@@ -126,6 +126,10 @@ func (w *Warden) describe(s *standby, p *plan) receipt.New {
 		},
 		NoNewPrivs: po.NoNewPrivs, Seccomp: po.Seccomp,
 	}
+	if w.maps.Apart {
+		n.NSUID, n.NSGID = new(int(s.who.inside.UID)), new(int(s.who.inside.GID))
+	}
+	return n
 }
 
 // owners maps the socket inodes of the gateway and of what descends from it to their process's number. Descendants are

@@ -9,6 +9,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
 	"github.com/gatewarden/gatewarden/internal/generation"
+	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/receipt"
 )
 
@@ -46,9 +47,13 @@ func (w *Warden) unlocked(ctx context.Context, a *action, r *receipt.Receipt, la
 	if err != nil {
 		return err
 	}
+	host, err := posture.Host(p, w.maps)
+	if err != nil {
+		return err
+	}
 	now := time.Now()
 	u := generation.Unlocked{
-		Since: now, Until: now.Add(last), For: last, Reason: a.reason, RequestedBy: a.by, UID: p.Gateway.User, GID: p.Gateway.Group,
+		Since: now, Until: now.Add(last), For: last, Reason: a.reason, RequestedBy: a.by, UID: host.UID, GID: host.GID,
 	}
 	if err := w.store.Unlock(ctx, g, p.Unlock.Paths, u); err != nil {
 		return err

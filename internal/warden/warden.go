@@ -30,6 +30,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/binary"
 	"github.com/gatewarden/gatewarden/internal/cgroup"
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
@@ -38,12 +39,14 @@ import (
 	"github.com/gatewarden/gatewarden/internal/gatewaylog"
 	"github.com/gatewarden/gatewarden/internal/generation"
 	"github.com/gatewarden/gatewarden/internal/held"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/join"
 	"github.com/gatewarden/gatewarden/internal/journal"
 	"github.com/gatewarden/gatewarden/internal/launch"
 	"github.com/gatewarden/gatewarden/internal/listener"
 	"github.com/gatewarden/gatewarden/internal/memo"
+	"github.com/gatewarden/gatewarden/internal/posture"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/receipt"
@@ -71,8 +74,9 @@ type Warden struct {
 	rec            install.Install
 	writing        sync.Mutex // guards rec.Mounts, which run changes, and its file, which the keeper of the place writes too
 	container      receipt.Container
-	rootWorkload   bool // the workload runs as UID 0
-	beforeWorkload bool // Task.Start waits for the first start
+	programs       binary.Container
+	maps           idmap.Maps // of the container's user namespace
+	beforeWorkload bool       // Task.Start waits for the first start
 	self           string
 	log            *slog.Logger
 	stderr         io.Writer
@@ -230,8 +234,14 @@ func open(dir, version string) (w *Warden, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// As in package install: who is root, or may become it, owns what root owns.
-	w.rootWorkload = spec.Process == nil || spec.Process.User.UID == 0 || !spec.Process.NoNewPrivileges
+	// They are written once, before the container's init does anything (user_namespaces(7)).
+	if w.maps, err = idmap.Of(w.init); err != nil {
+		return nil, err
+	}
+	if _, err := posture.Host(w.profile, w.maps); err != nil {
+		return nil, err
+	}
+	w.programs = binary.Container{Root: w.maps.UIDs.HostOrNone(0), RootWorkload: posture.OwnsRoot(spec, w.maps)}
 	// The launchers that joiners leave behind become our children, and we their reaper.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
@@ -273,12 +283,24 @@ func open(dir, version string) (w *Warden, err error) {
 		Container: w.container, Gateway: rec.Profile, State: initial, Since: time.Now(),
 		Warden: receipt.Warden{PID: os.Getpid(), Version: version}, Listeners: []receipt.Listener{},
 	}
+	if w.maps.Apart {
+		w.status.UserNamespace = &receipt.UserNamespace{UIDs: rangesOf(w.maps.UIDs), GIDs: rangesOf(w.maps.GIDs)}
+	}
 	w.publish()
 	// Clients may come as soon as the hook's handshake is done: the runtime's create ends with it.
 	if w.clients, err = control.Listen(dir); err != nil {
 		return nil, err
 	}
 	return w, nil
+}
+
+// rangesOf is how a status has a map of IDs.
+func rangesOf(of idmap.Ranges) []receipt.IDRange {
+	all := make([]receipt.IDRange, len(of))
+	for i, r := range of {
+		all[i] = receipt.IDRange(r)
+	}
+	return all
 }
 
 // openLogs makes the two FIFOs through which the gateway's output comes. The gateway's end is open for reading too, so
@@ -352,7 +374,7 @@ func (w *Warden) run() {
 		if err := w.endStrays(ctx); err != nil {
 			w.log.Error("cannot clear up before the first start", "err", err)
 		}
-		w.spawnStandby(identityOf(w.profile))
+		w.spawnStandby(w.identityOf(w.profile))
 		w.start(receipt.Start)
 	}
 	for ctx.Err() == nil {
@@ -384,7 +406,7 @@ func (w *Warden) run() {
 			// A warden lives long and does little: what an action needed is not kept for the next one.
 			giveBack()
 		case <-w.standbyTry.C:
-			w.spawnStandby(identityOf(w.profile))
+			w.spawnStandby(w.identityOf(w.profile))
 		}
 	}
 	w.watchers.tellLate()

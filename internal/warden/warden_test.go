@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/control"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 	"github.com/gatewarden/gatewarden/internal/install"
 	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/profile"
@@ -47,7 +48,7 @@ func TestAnUnaskedExitLeadsToTheStateThatThePolicySays(t *testing.T) {
 }
 
 func TestAPostureThatDiffersInAnyPartIsAMismatch(t *testing.T) {
-	who := identity{uid: 7, gid: 8, groups: []uint32{9, 10}}
+	who := identity{inside: idmap.ID{UID: 1, GID: 2, Groups: []uint32{3}}, host: idmap.ID{UID: 7, GID: 8, Groups: []uint32{9, 10}}}
 	good := process.Posture{UID: [4]uint32{7, 7, 7, 7}, GID: [4]uint32{8, 8, 8, 8}, Groups: []uint32{10, 9}, NoNewPrivs: true}
 	if err := samePosture(good, who); err != nil {
 		t.Fatal(err)
