@@ -82,7 +82,8 @@ func hook(args []string, verb func(io.Reader, config.Config, install.Options) er
 		err = install.Harden()
 	}
 	var cfg config.Config
-	if err == nil {
+	// Who may not install anything may not be able to read the settings either, and is to be told the former.
+	if err == nil && install.Privileged() == nil {
 		cfg, err = config.Load(*path)
 	}
 	if err == nil {

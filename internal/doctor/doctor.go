@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/internal/config"
+	"github.com/gatewarden/gatewarden/internal/idmap"
 )
 
 // Level is how much a finding matters.
@@ -83,6 +84,10 @@ func user(euid int) Finding {
 		f.Level = Fail
 		f.Detail = fmt.Sprintf("UID %d; what follows is seen with its eyes, and much of it fails for that alone", euid)
 		f.Remedy = "run gatewarden doctor as root"
+	} else if err := idmap.Initial(); err != nil {
+		f.Level = Fail
+		f.Detail = fmt.Sprintf("root, but %v; gateways are not installed from there, as by rootless engines", err)
+		f.Remedy = "run gatewarden doctor, and the engine, as root of the host itself"
 	}
 	return f
 }

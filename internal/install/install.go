@@ -54,6 +54,9 @@ func CreateRuntime(stdin io.Reader, cfg config.Config, opt Options) error {
 	if name == "" {
 		return nil
 	}
+	if err := Privileged(); err != nil {
+		return fmt.Errorf("cannot install gateway %q for %s: %w", name, container, err)
+	}
 	i := &installation{state: state, spec: spec, record: Install{
 		Version: recordVersion, Namespace: namespace, ID: state.ID, Bundle: state.Bundle, Profile: name, Config: paths(cfg),
 	}}
@@ -257,6 +260,9 @@ func Poststop(stdin io.Reader, cfg config.Config, opt Options) error {
 	namespace, err := namespaceOf(state, opt)
 	if err != nil {
 		return fmt.Errorf("cannot clean up after the gateway of %s: %w", state.ID, err)
+	}
+	if Privileged() != nil {
+		return nil // then CreateRuntime has made nothing
 	}
 	i := Install{Namespace: namespace, ID: state.ID, Config: paths(cfg)}
 	keep := []string{stateName, generation.DirName}
