@@ -4,6 +4,7 @@
 //	testworkload talk --address HOST:PORT [--every D]           until it is ended: {"first":"ok","ok":…,"refused":…,"failed":…}
 //	testworkload get URL                        one request; the body goes to stdout, a status other than 200 to stderr
 //	testworkload attack --pid N --address HOST:PORT [--binary PATH] [--config PATH]
+//	testworkload reach                          try what the kernel lets the host's root alone do: {"attack":…,"target":…,"errno":…} each
 //	testworkload hold --address ADDRESS [--reuseport] [--for D]   bind and keep the address: HOST:PORT, unix:///PATH, unix://@NAME
 //	testworkload hold --address unix:///PATH --replace           the same, by a rename onto what is there
 //	testworkload grab --address HOST:PORT       try to take that port in every way, until it is ended: {"tries":…,"errnos":{…},"taken":[…]}
@@ -29,6 +30,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,7 +44,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("usage: testworkload talk|get|attack|hold|grab|fill|hog|hunt …")
+		return errors.New("usage: testworkload talk|get|attack|reach|hold|grab|fill|hog|hunt …")
 	}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	address := fs.String("address", "127.0.0.1:18789", "")
@@ -66,6 +68,8 @@ func run(args []string) error {
 			return err
 		}
 		return attack(*pid, *address, *binary, *config)
+	case "reach":
+		return reach()
 	case "hold":
 		reuse := fs.Bool("reuseport", false, "")
 		replace := fs.Bool("replace", false, "")
@@ -240,12 +244,15 @@ type attempt struct {
 	Errno  string `json:"errno"`
 }
 
+// way is one attack.
+type way struct {
+	name, target string
+	try          func() error
+}
+
 func attack(pid int, address, binary, config string) error {
 	proc := "/proc/" + strconv.Itoa(pid)
-	for _, a := range []struct {
-		name, target string
-		try          func() error
-	}{
+	return each([]way{
 		{"kill", fmt.Sprintf("pid %d, SIGTERM", pid), func() error { return unix.Kill(pid, unix.SIGTERM) }},
 		{"kill", fmt.Sprintf("pid %d, SIGKILL", pid), func() error { return unix.Kill(pid, unix.SIGKILL) }},
 		{"pidfd_send_signal", fmt.Sprintf("pid %d, SIGKILL", pid), func() error { return pidfdKill(pid) }},
@@ -266,7 +273,12 @@ func attack(pid int, address, binary, config string) error {
 		{"unlink", config, func() error { return unix.Unlink(config) }},
 		{"bind", address, func() error { return bindOnce(address, false) }},
 		{"bind with SO_REUSEPORT", address, func() error { return bindOnce(address, true) }},
-	} {
+	})
+}
+
+// each tries every way and reports what the kernel said.
+func each(ways []way) error {
+	for _, a := range ways {
 		result := attempt{Attack: a.name, Target: a.target}
 		if err := a.try(); err != nil {
 			var errno syscall.Errno
@@ -280,6 +292,44 @@ func attack(pid int, address, binary, config string) error {
 		}
 	}
 	return nil
+}
+
+// reach tries what capabilities are good for that count in the initial user namespace alone. Nothing of it has a lasting effect
+// where it succeeds.
+func reach() error {
+	return each([]way{
+		{"mknod", "block device 254:0", func() error {
+			path := "/tmp/node" + strconv.Itoa(os.Getpid())
+			if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(254, 0))); err != nil {
+				return err
+			}
+			return unix.Unlink(path)
+		}},
+		{"bpf", "a map of type LRU_HASH", func() error {
+			attr := [32]uint32{9, 4, 4, 4} // BPF_MAP_TYPE_LRU_HASH, key, value, entries
+			fd, _, errno := unix.Syscall(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+			if errno != 0 {
+				return errno
+			}
+			return unix.Close(int(fd))
+		}},
+		{"perf_event_open", "all of CPU 0", func() error {
+			attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
+			fd, err := unix.PerfEventOpen(&attr, -1, 0, -1, 0)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}},
+		{"init_module", "no module", func() error { return unix.InitModule([]byte("no module"), "") }},
+		{"kexec_load", "unknown flags", func() error {
+			_, _, errno := unix.Syscall6(unix.SYS_KEXEC_LOAD, 0, 0, 0, 0xffff, 0, 0)
+			if errno != 0 {
+				return errno
+			}
+			return nil
+		}},
+	})
 }
 
 func open(path string, flags int) error {
