@@ -111,7 +111,7 @@ func exceptions() string {
 	row := func(name, reason string) { fmt.Fprintf(&b, "| `%s` | %s |\n", name, reason) }
 	row(profile.AllowNewPrivileges, "`noNewPrivileges` is off: setuid files and file capabilities of the image work")
 	row(profile.AllowHostPID, "the container has no PID namespace of its own, or joins another one")
-	for _, c := range profile.DangerousCapabilities() {
+	for _, c := range profile.DangerousCapabilities(false) {
 		row(profile.CapabilityException(c), profile.CapabilityReason(c))
 	}
 	return b.String()
