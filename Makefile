@@ -153,6 +153,33 @@ $(FOREIGN)/version:
 	dpkg-deb --fsys-tarfile libseccomp-dev_*.deb | tar -x; v=$$(dpkg-deb -f libseccomp-dev_*.deb Version); \
 	rm -r lists libseccomp-dev_*.deb; echo $$v >version
 
+# What the packages are tested against: newer ones, and the same ones from another checkout, which share
+# Go's cache of what is compiled: Go takes from it what does not depend on where it was compiled. REPRODUCE=fresh compiles all of it anew.
+.PHONY: packages-test
+packages-test: root ## install, upgrade, remove and purge the packages, with containers running; lintian, rpm, manual pages (root)
+	$(call packages,$(DEBS) $(DEBS_PACKAGES))
+	@$(MAKE) --no-print-directory toolchain testbin $(DEBIAN_ROOT)
+	@$(MAKE) --no-print-directory packages
+	@$(MAKE) --no-print-directory newer again
+	$(call say,tests of the packages)
+	$(GO) test -C packaging/build -count=1 ./...
+	$(GO) test -count=1 -v -tags packages -timeout 20m ./integration/packages/ -run '$(PACKAGES_RUN)' -args -dist $(abspath $(DIST)) \
+		-newer $(CACHE)/packages/newer -again $(CACHE)/packages/again -debian $(DEBIAN_ROOT) -version '$(VERSION)' -newer-version 9.9.9
+PACKAGES_RUN ?= .
+
+.PHONY: newer again
+newer:
+	@rm -rf $(CACHE)/packages/newer
+	@$(MAKE) --no-print-directory package GOARCH=$(HOST_ARCH) BIN=$(CACHE)/packages/newer-bin DIST=$(CACHE)/packages/newer VERSION=9.9.9
+
+OTHER = $(CACHE)/packages/other/a/checkout/elsewhere
+again:
+	@rm -rf $(CACHE)/packages/other $(CACHE)/packages/again; mkdir -p $(OTHER)
+	@git ls-files -z | xargs -0 tar -c | tar -x -C $(OTHER)
+	@$(if $(filter fresh,$(REPRODUCE)),GOCACHE=$(CACHE)/packages/other/cache) $(MAKE) --no-print-directory -C $(OTHER) package GOARCH=$(HOST_ARCH) \
+		BIN=$(CACHE)/packages/other/bin DIST=$(CACHE)/packages/again VERSION='$(VERSION)' SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+	@rm -rf $(CACHE)/packages/other
+
 # A Debian to install into. It is unpacked anew for each test that needs one.
 DEBIAN_ROOT = $(CACHE)/debian-root.tar
 
@@ -160,7 +187,7 @@ $(DEBIAN_ROOT):
 	$(call say,a minimal Debian for the tests of packages: debootstrap (once))
 	@set -e; root=$(CACHE)/debian-root; rm -rf $$root; mkdir -p $(CACHE); suite=$$(. /etc/os-release; echo $$VERSION_CODENAME); \
 	mirror=$$(apt-get indextargets --format '$$(REPO_URI)' "Codename: $$suite" 'Component: main' 'Created-By: Packages' | head -n 1); \
-	debootstrap --variant=minbase "$$suite" $$root "$$mirror" >$(CACHE)/debootstrap.log || { tail $(CACHE)/debootstrap.log >&2; exit 1; }; \
+	unshare --mount debootstrap --variant=minbase "$$suite" $$root "$$mirror" >$(CACHE)/debootstrap.log || { tail $(CACHE)/debootstrap.log >&2; exit 1; }; \
 	rm -rf $$root/var/cache/apt/archives/*.deb $$root/var/lib/apt/lists/*; \
 	tar -C $$root -cf $@.new . ; rm -rf $$root; mv $@.new $@
 

@@ -80,7 +80,7 @@ func start(ctx context.Context, namespace string, release Release, cri *cri) (_ 
 	if os.Getuid() != 0 {
 		return nil, errors.New("this needs root")
 	}
-	repository, err := findRepository()
+	repository, err := FindRepository()
 	if err != nil {
 		return nil, err
 	}
@@ -149,8 +149,8 @@ func (h *Host) RunInMemory() error {
 	return nil
 }
 
-// findRepository finds the checkout above the working directory.
-func findRepository() (string, error) {
+// FindRepository finds the checkout above the working directory.
+func FindRepository() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err

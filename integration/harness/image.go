@@ -98,8 +98,8 @@ func (h *Host) baseFiles() ([]File, error) {
 	return files, nil
 }
 
-// Import builds an image and imports it. Without a name it is the base image.
-func (h *Host) Import(ctx context.Context, image Image) error {
+// Archive builds an image as an OCI layout in a tar, for ctr image import. Without a name it is the base image.
+func (h *Host) Archive(image *Image) ([]byte, error) {
 	if image.Name == "" {
 		image.Name = BaseImage
 	}
@@ -107,12 +107,21 @@ func (h *Host) Import(ctx context.Context, image Image) error {
 	if !image.Bare {
 		var err error
 		if base, err = h.baseFiles(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	archive, err := image.archive(base)
 	if err != nil {
-		return fmt.Errorf("build image %s: %w", image.Name, err)
+		return nil, fmt.Errorf("build image %s: %w", image.Name, err)
+	}
+	return archive, nil
+}
+
+// Import builds an image and imports it. Without a name it is the base image.
+func (h *Host) Import(ctx context.Context, image Image) error {
+	archive, err := h.Archive(&image)
+	if err != nil {
+		return err
 	}
 	ctx = h.Context(ctx)
 	imported, err := h.client.Import(ctx, bytes.NewReader(archive))

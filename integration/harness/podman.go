@@ -50,11 +50,7 @@ func (h *Host) StartPodman(ctx context.Context) error {
 			return err
 		}
 	}
-	base, err := h.baseFiles()
-	if err != nil {
-		return err
-	}
-	archive, err := Image{Name: BaseImage}.archive(base)
+	archive, err := h.Archive(&Image{})
 	if err != nil {
 		return err
 	}
