@@ -44,25 +44,22 @@ func TestCompletionsOfferVerbsFlagsContainersAndFiles(t *testing.T) {
 		"zsh":  {"usr/share/zsh/vendor-completions/_gatewarden", zshTry, "-f"},
 	} {
 		for line, want := range map[string][]string{
-			"gatewarden re":                        {"receipts", "recover", "restart"},
-			"gatewarden restart ":                  {"default/web", "k8s.io/db"},
-			"gatewarden restart --tim":             {"--timeout"},
-			"gatewarden restart --timeout 5s k":    {"k8s.io/db"},
-			"gatewarden audit ":                    {"verify"},
-			"gatewarden audit verify d":            {"default/web"},
-			"gatewarden --config /x restart k":     {"k8s.io/db"},
-			"gatewarden profile check /usr/libexe": {"/usr/libexec"},
-			"gatewarden help ap":                   {"apply"},
+			"gatewarden re":                     {"receipts", "recover", "restart"},
+			"gatewarden restart ":               {"default/web", "k8s.io/db"},
+			"gatewarden restart --tim":          {"--timeout"},
+			"gatewarden restart --timeout 5s k": {"k8s.io/db"},
+			"gatewarden audit ":                 {"verify"},
+			"gatewarden audit verify defa":      {"default/web"},
+			"gatewarden --config /x restart k":  {"k8s.io/db"},
+			"gatewarden profile check proc":     {"proc"},
+			"gatewarden help ap":                {"apply"},
 		} {
 			args := strings.Split(line, " ")
 			env := []string{"FILE=" + filepath.Join(root, s.file), "PATH=" + bin + ":/usr/local/bin:/usr/bin:/bin", "OUT=" + filepath.Join(t.TempDir(), "out"), "TERM=dumb"}
 			r := try(t, env, shell, append([]string{s.option, "-c", s.script}, append(map[bool][]string{true: {shell}, false: nil}[shell != "fish"], args...)...)...)
 			var got []string
 			for _, g := range strings.Fields(r.stdout) {
-				if g = strings.TrimSuffix(g, "/"); shell == "zsh" && g == "libexec" {
-					g = "/usr/libexec" // it completes each component by itself
-				}
-				got = append(got, g)
+				got = append(got, strings.TrimSuffix(g, "/"))
 			}
 			slices.Sort(got)
 			if got = slices.Compact(got); !slices.Equal(got, want) {

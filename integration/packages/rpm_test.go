@@ -13,13 +13,15 @@ import (
 func TestAnRPMIsCheckedInstalledUpgradedAndErased(t *testing.T) {
 	rpm, newerRPM := pkg(t, *dist, ".x86_64.rpm"), pkg(t, *newer, ".x86_64.rpm")
 	for _, file := range []string{rpm, newerRPM, pkg(t, *dist, ".aarch64.rpm")} {
-		if r := try(t, nil, "rpm", "-K", "-v", file); r.status != 0 || strings.Count(r.stdout, ": OK") < 3 || strings.Contains(r.stdout, "BAD") {
+		if r := try(t, nil, "rpm", "-K", "-v", file); r.status != 0 || strings.Count(r.stdout, ": OK") < 2 || strings.Contains(r.stdout, "BAD") {
 			t.Error(r)
 		}
 	}
 	root := unpackDebian(t)
 	in := func(args ...string) string { t.Helper(); return do(t, "chroot", append([]string{root}, args...)...) }
 	do(t, "rpm", "--root", root, "--initdb")
+	// These belong to other packages of an rpm distribution, whose directories they are.
+	in("mkdir", "-p", "/usr/lib/sysusers.d", "/usr/share/zsh/site-functions", "/usr/share/fish/vendor_completions.d")
 	before := tree(t, root+"/usr")
 	do(t, "rpm", "--root", root, "--nodeps", "--install", rpm)
 	if got := do(t, "rpm", "--root", root, "--verify", "--nodeps", "gatewarden"); got != "" {

@@ -65,7 +65,7 @@ func startEngine(t *testing.T, r *root) *engine {
 		}
 	})
 	e.eventually("containerd serves", func() bool { return e.ctrTry("version").status == 0 })
-	e.ctr("image", "import", "--snapshotter", "native", "/tmp/image.tar")
+	e.ctr("image", "import", "--no-unpack", "/tmp/image.tar")
 	return e
 }
 

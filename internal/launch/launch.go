@@ -4,7 +4,6 @@ package launch
 
 import (
 	"context"
-	"embed"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,11 +17,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// The launcher is compiled by the Makefile before the Go build.
-//
-//go:embed all:bin
-var built embed.FS
 
 // Bounds of an order, the same as in launcher.c.
 const (
