@@ -159,8 +159,9 @@ $(FOREIGN)/version:
 packages-test: root ## install, upgrade, remove and purge the packages, with containers running; lintian, rpm, manual pages (root)
 	$(call packages,$(DEBS) $(DEBS_PACKAGES))
 	@$(MAKE) --no-print-directory toolchain testbin $(DEBIAN_ROOT)
-	@$(MAKE) --no-print-directory packages
-	@$(MAKE) --no-print-directory newer again
+	@$(MAKE) --no-print-directory packages VERSION='$(VERSION)'
+	@$(MAKE) --no-print-directory newer
+	@$(MAKE) --no-print-directory again VERSION='$(VERSION)'
 	$(call say,tests of the packages)
 	$(GO) test -C packaging/build -count=1 ./...
 	$(GO) test -count=1 -v -tags packages -timeout 20m ./integration/packages/ -run '$(PACKAGES_RUN)' -args -dist $(abspath $(DIST)) \

@@ -19,10 +19,10 @@ type root struct {
 	init string // number of its first process
 }
 
-// firstProcess collects what loses its parent, as an init has to.
-const firstProcess = `mount --make-rprivate / && mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" && mount --rbind /dev "$1/dev" &&
-mount -t tmpfs run "$1/run" && mkdir -p "$1/opt/tools" && mount --bind "$2" "$1/opt/tools" && echo ready &&
-exec chroot "$1" /bin/sh -c 'while :; do sleep 1; done'`
+// firstProcess collects what loses its parent, as an init has to. The root is a mount, as runc wants it to be, and not a chroot's.
+const firstProcess = `mount --make-rprivate / && mount --bind "$1" "$1" && mount -t proc proc "$1/proc" && mount --rbind /sys "$1/sys" &&
+mount --rbind /dev "$1/dev" && mount -t tmpfs run "$1/run" && mkdir -p "$1/opt/tools" "$1/.host" && mount --bind "$2" "$1/opt/tools" &&
+cd "$1" && pivot_root . .host && cd / && umount -l /.host && rmdir /.host && echo ready && exec /bin/sh -c 'while :; do sleep 1; done'`
 
 // unpackDebian gives the files of a Debian.
 func unpackDebian(t *testing.T) string {
