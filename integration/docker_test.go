@@ -4,6 +4,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -36,7 +37,9 @@ func startDockerd(t *testing.T, config string) *dockerd {
 	dir := filepath.Dir(config)
 	d := &dockerd{t: t, dir: dir}
 	socket := filepath.Join(dir, "s")
-	d.client.Transport = &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	d.client.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
 	flags := []string{"--config-file", config, "--userland-proxy=false"}
 	r, err := host.Run(t.Context(), host.Tool("dockerd"), append([]string{"--validate"}, flags...)...)
 	if err != nil || r.Status != 0 {
