@@ -56,7 +56,22 @@ type Status struct {
 	Forwards   []Forward  `json:"forwards,omitempty"`
 	Standby    Standby    `json:"standby"`
 	Warden     Warden     `json:"warden"`
-	Last       *Receipt   `json:"last"` // nil: there is none yet
+	// UserNamespace is the container's own; nil: it has the host's.
+	UserNamespace *UserNamespace `json:"user_namespace,omitempty"`
+	Last          *Receipt       `json:"last"` // nil: there is none yet
+}
+
+// UserNamespace tells which IDs of the host those of a container are that has a user namespace of its own.
+type UserNamespace struct {
+	UIDs []IDRange `json:"uids"`
+	GIDs []IDRange `json:"gids"`
+}
+
+// IDRange says that Count IDs, from Inside on in the container, are as many from Host on outside (user_namespaces(7)).
+type IDRange struct {
+	Inside uint32 `json:"inside"`
+	Host   uint32 `json:"host"`
+	Count  uint32 `json:"count"`
 }
 
 // Restarts counts replacements since the container's create.
@@ -211,8 +226,10 @@ type NewProcess struct {
 	Exe          string       `json:"exe"` // path in the container
 	ExeDev       uint64       `json:"exe_dev"`
 	ExeIno       uint64       `json:"exe_ino"`
-	UID          int          `json:"uid"`
+	UID          int          `json:"uid"`              // on the host, as GID and Groups
+	NSUID        *int         `json:"ns_uid,omitempty"` // in the container, where that has a user namespace of its own
 	GID          int          `json:"gid"`
+	NSGID        *int         `json:"ns_gid,omitempty"` // as NSUID
 	Groups       []int        `json:"groups"`
 	Capabilities Capabilities `json:"capabilities"`
 	NoNewPrivs   bool         `json:"no_new_privs"`
