@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,23 +137,43 @@ func TestEachContainerdIsServed(t *testing.T) {
 				c.checkGone()
 			})
 			t.Run("a group of containers in one shim", func(t *testing.T) {
-				group := []string{"--annotation", "io.containerd.runc.v2.group=" + uniqueID("pod")}
+				group := inOneShim(t, h)
 				pause := runOn(t, h, options{user: imagesUser, flags: group})
 				a := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: group})
 				b := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: group})
 				if shims := shimsOf(t, h, pause, a, b); len(shims) != 1 {
-					t.Errorf("%d shims: %q", len(shims), shims)
+					t.Errorf("%d shims: %v", len(shims), shims)
 				}
 				a.delete()
 				a.checkGone()
 				b.restart()
 			})
+			t.Run("a shim that is killed", func(t *testing.T) {
+				c := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}})
+				for _, p := range shimsOf(t, h, c) {
+					killProcess(t, p.PID)
+				}
+				// containerd has the shim's program clean up after it.
+				c.onlySocketLeft()
+			})
+			t.Run("options of the runtime in a file", func(t *testing.T) {
+				root := filepath.Join(h.Dir, "runc")
+				file := filepath.Join(t.TempDir(), "options.toml")
+				writeFile(t, file, fmt.Sprintf("Root = %q\n", root), 0o644)
+				c := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: []string{"--runtime-config-path", file}})
+				if _, err := os.Stat(filepath.Join(root, h.Namespace, c.id, "state.json")); err != nil {
+					t.Errorf("runc keeps its state elsewhere: %v", err)
+				}
+				c.restart()
+			})
 			t.Run("a profile that is refused", func(t *testing.T) {
 				c, r := tryRunOn(t, h, options{user: imagesUser, profile: &harness.Profile{Gateway: "flavour = 1"}})
-				// The hook's line, whole, and nothing of runc's around it.
-				line := r.Stderr[strings.LastIndex(strings.TrimSpace(r.Stderr), "\n")+1:]
-				if r.Status == 0 || !strings.HasPrefix(r.Stderr, "ctr: ") || strings.Contains(r.Stderr, "runc") ||
-					!strings.Contains(r.Stderr, ": gatewarden: ") || !strings.Contains(r.Stderr, "gateway.flavour: unknown key") || !strings.Contains(line, "(invalid_profile)") {
+				// The hook's line, whole, and nothing of runc's around it; ctr may warn of something before.
+				// Clients before 2.0 add the class of the error.
+				line := strings.TrimSuffix(strings.TrimSpace(r.Stderr[max(0, strings.Index(r.Stderr, "ctr: ")):]), ": invalid argument")
+				name := h.Namespace + "/" + c.id
+				if r.Status == 0 || !strings.HasPrefix(line, "ctr: failed to create shim task: gatewarden: cannot install gateway \""+c.id+"\" for "+name+": ") ||
+					!strings.Contains(line, "gateway.flavour: unknown key") || !strings.HasSuffix(line, "(invalid_profile)") {
 					t.Errorf("%v", r)
 				}
 				c.checkGone()
@@ -161,18 +182,27 @@ func TestEachContainerdIsServed(t *testing.T) {
 	}
 }
 
+// inOneShim gives the flags of ctr run that put containers into one shim, as those of a pod are.
+func inOneShim(t *testing.T, h *harness.Host) []string {
+	t.Helper()
+	group := uniqueID("pod")
+	// Shims of containerd 2 leave a socket that is named after another id than their own, runc's too.
+	t.Cleanup(func() { _ = os.Remove(h.ShimSocket(group)) })
+	return []string{"--annotation", "io.containerd.runc.v2.group=" + group}
+}
+
 // shimsOf lists the shims that were started for the containers.
-func shimsOf(t *testing.T, h *harness.Host, containers ...*container) []string {
+func shimsOf(t *testing.T, h *harness.Host, containers ...*container) []harness.Process {
 	t.Helper()
 	processes, err := h.Processes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var shims []string
+	var shims []harness.Process
 	for _, p := range processes {
 		for _, c := range containers {
 			if strings.Contains(p.Command, "containerd-shim-gatewarden-v2") && strings.Contains(p.Command, "-id "+c.id+" ") {
-				shims = append(shims, p.String())
+				shims = append(shims, p)
 			}
 		}
 	}
@@ -219,13 +249,24 @@ func (c *container) execEvents(do func()) []string {
 func TestContainerdIsUpgradedUnderARunningGateway(t *testing.T) {
 	for _, release := range others() {
 		t.Run(release.Name, func(t *testing.T) {
+			// A runc that can be replaced: the shim that runs keeps its search path.
+			old := host.Runc()
+			if len(release.Path) > 0 {
+				old = filepath.Join(host.Repository, ".cache", release.Path[0], "runc")
+			}
+			runc := filepath.Join(t.TempDir(), "runc")
+			replaceProgram(t, old, runc)
+			release.Path = []string{filepath.Dir(runc)}
 			h := startRelease(t, release)
-			group := []string{"--annotation", "io.containerd.runc.v2.group=" + uniqueID("pod")}
+			group := inOneShim(t, h)
 			c := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: group})
 			before, workload := c.parked(), c.workload()
 			ctx, cancel := context.WithTimeout(t.Context(), commandTime)
 			defer cancel()
-			if err := h.Upgrade(ctx, harness.Pinned); err != nil {
+			replaceProgram(t, host.Runc(), runc)
+			to := harness.Pinned
+			to.Path = release.Path
+			if err := h.Upgrade(ctx, to); err != nil {
 				t.Fatal(err)
 			}
 			c.unmoved(before, workload)
@@ -233,7 +274,7 @@ func TestContainerdIsUpgradedUnderARunningGateway(t *testing.T) {
 			// What joins the pod now speaks the new protocol to the shim that the old containerd started.
 			joined := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: group})
 			if shims := shimsOf(t, h, c, joined); len(shims) != 1 {
-				t.Errorf("%d shims: %q", len(shims), shims)
+				t.Errorf("%d shims: %v", len(shims), shims)
 			}
 			joined.serves()
 			joined.delete()
@@ -245,33 +286,38 @@ func TestContainerdIsUpgradedUnderARunningGateway(t *testing.T) {
 	}
 }
 
-func TestTheShimIsReplacedUnderARunningPodOfContainerd(t *testing.T) {
-	program, err := os.ReadFile(host.Bin("containerd-shim-gatewarden-v2"))
+// replaceProgram puts a copy of the program from in the place of to, as a package does: by rename, so that what runs keeps its file.
+func replaceProgram(t *testing.T, from, to string) {
+	t.Helper()
+	program, err := os.ReadFile(from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	shim := filepath.Join(dir, "containerd-shim-gatewarden-v2")
-	writeFile(t, shim, string(program), 0o755)
-	h := startRelease(t, harness.Release{Name: "the pinned ones, with a shim of their own", Path: []string{dir}})
-	group := []string{"--annotation", "io.containerd.runc.v2.group=" + uniqueID("pod")}
+	writeFile(t, to+".new", string(program), 0o755)
+	rename(t, to+".new", to)
+}
+
+func TestTheShimIsReplacedUnderARunningPodOfContainerd(t *testing.T) {
+	program := host.Bin("containerd-shim-gatewarden-v2")
+	shim := filepath.Join(t.TempDir(), filepath.Base(program))
+	replaceProgram(t, program, shim)
+	h := startRelease(t, harness.Release{Name: "the pinned ones, with a shim of their own", Path: []string{filepath.Dir(shim)}})
+	group := inOneShim(t, h)
 	c := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: group})
 	before, workload := c.parked(), c.workload()
-	// As a package does it: the new file is renamed over the old one.
-	writeFile(t, shim+".new", string(program), 0o755)
-	rename(t, shim+".new", shim)
+	replaceProgram(t, program, shim)
 	c.unmoved(before, workload)
 	c.serves()
 	joined := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}, flags: group})
 	if shims := shimsOf(t, h, c, joined); len(shims) != 1 {
-		t.Errorf("%d shims: %q", len(shims), shims)
+		t.Errorf("%d shims: %v", len(shims), shims)
 	}
 	joined.serves()
 	joined.delete()
 	joined.checkGone()
 	alone := runOn(t, h, options{user: imagesUser, profile: &harness.Profile{}})
 	if shims := shimsOf(t, h, c, alone); len(shims) != 2 {
-		t.Errorf("%d shims: %q", len(shims), shims)
+		t.Errorf("%d shims: %v", len(shims), shims)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), commandTime)
 	defer cancel()

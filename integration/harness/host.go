@@ -119,7 +119,7 @@ func start(ctx context.Context, namespace string, release Release, cri *cri) (_ 
 	}
 	for _, name := range []string{"containerd", "ctr"} {
 		if _, err := os.Stat(h.program(name)); err != nil {
-			return nil, fmt.Errorf("%s: %w: run make releases compat-releases", release.Name, err)
+			return nil, fmt.Errorf("%s: %w: run make releases, for make compat also make compat-releases", release.Name, err)
 		}
 	}
 	defer func() {
