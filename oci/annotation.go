@@ -15,16 +15,18 @@ import (
 // GatewayAnnotation + "/" + the container's name in the pod, as in "io.gatewarden.gateway/web".
 const GatewayAnnotation = "io.gatewarden.gateway"
 
-// Annotations by which a CRI implementation tells what a container is in its pod.
+// Annotations by which a CRI implementation tells what a container is in its pod. Each sets its own after those of the pod, whose
+// author can therefore not forge them; but may be able to add those of the other.
 const (
-	// containerd sets them on every container that it makes for CRI (internal/cri/annotations), after those of the pod, which
-	// can therefore not forge them.
-	criContainerType = "io.kubernetes.cri.container-type"
-	criContainerName = "io.kubernetes.cri.container-name"
-	// CRI-O sets its own type, and makes annotations of the labels that the kubelet gives a container. Podman sets the type
+	// containerd's, on every container that it makes for CRI (internal/cri/annotations).
+	containerdType      = "io.kubernetes.cri.container-type"
+	containerdName      = "io.kubernetes.cri.container-name"
+	containerdNamespace = "io.kubernetes.cri.sandbox-namespace"
+	// CRI-O has a type of its own, and makes annotations of the labels that the kubelet gives a container. Podman sets the type
 	// too, for its own pods: their containers are annotated one by one, and have no name of Kubernetes'.
-	crioContainerType    = "io.kubernetes.cri-o.ContainerType"
-	kubeletContainerName = "io.kubernetes.container.name"
+	crioType         = "io.kubernetes.cri-o.ContainerType"
+	kubeletName      = "io.kubernetes.container.name"
+	kubeletNamespace = "io.kubernetes.pod.namespace"
 
 	sandboxType = "sandbox"
 )
@@ -56,31 +58,34 @@ func validContainerName(name string) bool {
 // Place is what a container is in a Kubernetes pod, as a CRI implementation says in its annotations.
 type Place struct {
 	Pod       bool   // it belongs to a pod
+	Namespace string // Kubernetes' namespace of the pod
 	Sandbox   bool   // it is the one that holds the pod's namespaces (the pause container), and runs nothing of the pod's author
 	Container string // its name in the pod; "" for the sandbox
 }
 
 // PlaceOf reads a container's place from its annotations. A container that no CRI implementation made has the zero Place,
-// unless it is the sandbox of a pod of podman's.
-func PlaceOf(annotations map[string]string) Place {
-	if kind, ok := annotations[criContainerType]; ok {
-		return place(kind, annotations[criContainerName])
+// unless it is the sandbox of a pod of podman's. Annotations of two implementations are an error: one of them would be forged.
+func PlaceOf(annotations map[string]string) (Place, error) {
+	kind, containerd := annotations[containerdType]
+	other, crio := annotations[crioType]
+	name, named := annotations[kubeletName]
+	switch {
+	case containerd && crio:
+		return Place{}, fmt.Errorf("annotations %s and %s are of two engines, and a container is made by one: remove from the pod's annotations what is not its engine's",
+			containerdType, crioType)
+	case containerd:
+		return place(kind, annotations[containerdNamespace], annotations[containerdName]), nil
+	case crio && (named || other == sandboxType):
+		return place(other, annotations[kubeletNamespace], name), nil
 	}
-	name, named := annotations[kubeletContainerName]
-	switch kind := annotations[crioContainerType]; {
-	case kind == sandboxType:
-		return place(kind, "")
-	case kind != "" && named:
-		return place(kind, name)
-	}
-	return Place{}
+	return Place{}, nil
 }
 
-func place(kind, name string) Place {
+func place(kind, namespace, name string) Place {
 	if kind == sandboxType {
-		return Place{Pod: true, Sandbox: true}
+		return Place{Pod: true, Namespace: namespace, Sandbox: true}
 	}
-	return Place{Pod: true, Container: name}
+	return Place{Pod: true, Namespace: namespace, Container: name}
 }
 
 // Gateway gives the profile that annotations name for the container that has them, or "" if they name none.
@@ -93,12 +98,15 @@ func place(kind, name string) Place {
 // container so far, because sidecars, init containers and debug containers join it without its author; and a container's name
 // outside a pod. In a pod that fails every container, the pause container first, so that nothing of the pod runs.
 func Gateway(annotations map[string]string) (string, error) {
-	in := PlaceOf(annotations)
 	var profile string
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		container, qualified := strings.CutPrefix(key, GatewayAnnotation+"/")
 		if !qualified && key != GatewayAnnotation {
 			continue
+		}
+		in, err := PlaceOf(annotations)
+		if err != nil {
+			return "", err
 		}
 		name := annotations[key]
 		if !ValidProfileName(name) {

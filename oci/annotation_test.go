@@ -19,11 +19,13 @@ func pod(cri, name string, annotations map[string]string) map[string]string {
 	switch cri {
 	case "containerd":
 		all["io.kubernetes.cri.container-type"] = kind
+		all["io.kubernetes.cri.sandbox-namespace"] = "agents"
 		if name != "" {
 			all["io.kubernetes.cri.container-name"] = name
 		}
 	case "cri-o":
 		all["io.kubernetes.cri-o.ContainerType"] = kind
+		all["io.kubernetes.pod.namespace"] = "agents"
 		if name != "" {
 			all["io.kubernetes.container.name"] = name
 		}
@@ -59,7 +61,7 @@ func TestAnAnnotationThatDoesNotSayClearlyWhoGetsTheGatewayIsAnErrorForEveryCont
 		"another container's bad profile":         {pod("containerd", "web", map[string]string{GatewayAnnotation + "/db": "../x"}), "io.gatewarden.gateway/db=\"../x\" does not name a profile"},
 		"a bad profile, seen by the sandbox":      {pod("containerd", "", map[string]string{GatewayAnnotation + "/db": ""}), "does not name a profile"},
 		"a key with escapes":                      {pod("containerd", "web", map[string]string{GatewayAnnotation + "/\x1b[2J": "demo"}), `\x1b[2J`},
-		"an empty container name from the engine": {map[string]string{criContainerType: "container", GatewayAnnotation: "demo"}, "io.gatewarden.gateway/CONTAINER: demo"},
+		"an empty container name from the engine": {map[string]string{containerdType: "container", GatewayAnnotation: "demo"}, "io.gatewarden.gateway/CONTAINER: demo"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -71,13 +73,44 @@ func TestAnAnnotationThatDoesNotSayClearlyWhoGetsTheGatewayIsAnErrorForEveryCont
 	}
 }
 
+func TestThePlaceOfAContainerIsWhatItsEngineSays(t *testing.T) {
+	for _, cri := range []string{"containerd", "cri-o"} {
+		for name, want := range map[string]Place{
+			"web": {Pod: true, Namespace: "agents", Container: "web"},
+			"":    {Pod: true, Namespace: "agents", Sandbox: true},
+		} {
+			if got, err := PlaceOf(pod(cri, name, nil)); got != want || err != nil {
+				t.Errorf("%s, %q: %+v, %v", cri, name, got, err)
+			}
+		}
+	}
+	// What a pod's author adds of another engine's does not make the container another one.
+	for _, forged := range []map[string]string{
+		pod("containerd", "web", map[string]string{crioType: "container", kubeletName: "web", kubeletNamespace: "trusted"}),
+		pod("cri-o", "web", map[string]string{containerdType: "container", containerdName: "web", containerdNamespace: "trusted"}),
+	} {
+		if got, err := PlaceOf(forged); got != (Place{}) || err == nil || !strings.Contains(err.Error(), "of two engines") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		forged[GatewayAnnotation+"/web"] = "demo"
+		if got, err := Gateway(forged); got != "" || err == nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
 func TestPodmanAnnotatesTheContainersOfItsPodsOneByOne(t *testing.T) {
-	annotations := map[string]string{crioContainerType: "container", GatewayAnnotation: "demo"}
+	annotations := map[string]string{crioType: "container", GatewayAnnotation: "demo"}
 	if got, err := Gateway(annotations); got != "demo" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if place := PlaceOf(annotations); place != (Place{}) {
-		t.Errorf("its place is %+v", place)
+	if place, err := PlaceOf(annotations); place != (Place{}) || err != nil {
+		t.Errorf("its place is %+v, %v", place, err)
+	}
+	// Its infra container is told from the others.
+	annotations[crioType] = "sandbox"
+	if place, err := PlaceOf(annotations); place != (Place{Pod: true, Sandbox: true}) || err != nil {
+		t.Errorf("the sandbox's place is %+v, %v", place, err)
 	}
 }
 
@@ -96,8 +129,10 @@ func FuzzGateway(f *testing.F) {
 			}
 			return
 		}
-		place := PlaceOf(annotations)
+		place, err := PlaceOf(annotations)
 		switch {
+		case err != nil:
+			t.Errorf("%q with %v", name, err)
 		case name == "":
 		case !ValidProfileName(name) || name != profile:
 			t.Errorf("%q gives %q", profile, name)

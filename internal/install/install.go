@@ -133,7 +133,11 @@ func (i *installation) run(annotated bool) (err error) {
 		return invalid(err)
 	}
 	if annotated {
-		if err := i.profile.SelectableBy(i.record.Namespace); err != nil {
+		in, err := oci.PlaceOf(i.spec.Annotations)
+		if err != nil {
+			return err
+		}
+		if err := i.profile.SelectableBy(i.record.Namespace, in.Namespace); err != nil {
 			return invalid(err)
 		}
 	}
@@ -266,7 +270,7 @@ func Poststop(stdin io.Reader, cfg config.Config, opt Options) error {
 	}
 	i := Install{Namespace: namespace, ID: state.ID, Config: paths(cfg)}
 	keep := []string{stateName, generation.DirName}
-	if oci.PlaceOf(state.Annotations).Pod {
+	if in, err := oci.PlaceOf(state.Annotations); err == nil && in.Pod {
 		keep = nil
 	}
 	if err := i.clean(state.Bundle, keep, wardenEnds); err != nil {

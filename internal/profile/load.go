@@ -107,15 +107,23 @@ func readUntrusted(file string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, MaxSize))
 }
 
-// SelectableBy says whether an annotation on a container in that containerd namespace may name the profile; the error
-// says why not, and what to do.
-func (p *Profile) SelectableBy(namespace string) error {
+// SelectableBy says whether an annotation may name the profile on a container in that containerd namespace, and of a pod in that
+// Kubernetes namespace ("": of none); the error says why not, and what to do.
+func (p *Profile) SelectableBy(namespace, podNamespace string) error {
 	if !p.Select.Annotation {
 		return fmt.Errorf("profile %s may not be chosen by an annotation; an administrator allows it with [select] annotation = true in the profile, or names the profile in the hook's own --profile", p.Name)
 	}
 	if len(p.Select.Namespaces) > 0 && !slices.Contains(p.Select.Namespaces, namespace) {
 		return fmt.Errorf("profile %s may not be chosen from the containerd namespace %s; an administrator allows it by adding the namespace to [select] namespaces in the profile, which has %s",
 			p.Name, stricttoml.Quote(namespace), strings.Join(p.Select.Namespaces, ", "))
+	}
+	if len(p.Select.PodNamespaces) > 0 && !slices.Contains(p.Select.PodNamespaces, podNamespace) {
+		from := "the Kubernetes namespace " + stricttoml.Quote(podNamespace) + "; an administrator allows it by adding the namespace to"
+		if podNamespace == "" {
+			from = "outside of pods; an administrator allows it by removing"
+		}
+		return fmt.Errorf("profile %s may not be chosen from %s [select] pod_namespaces in the profile, which has %s",
+			p.Name, from, strings.Join(p.Select.PodNamespaces, ", "))
 	}
 	return nil
 }

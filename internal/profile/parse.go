@@ -772,7 +772,17 @@ func readStart(t *stricttoml.Table) Start {
 func readSelect(t *stricttoml.Table) Select {
 	var s Select
 	s.Annotation, _ = t.Get("annotation").Boolean()
-	v := t.Get("namespaces")
+	s.Namespaces = readNamespaces(t.Get("namespaces"), func(name string) bool { return len(name) <= 76 && isNamespace(name) },
+		"a containerd namespace: letters and digits, with single - _ . between them, at most 76")
+	s.PodNamespaces = readNamespaces(t.Get("pod_namespaces"), isLabel,
+		"a Kubernetes namespace: 1 to 63 of a-z, 0-9 and \"-\", beginning and ending with a letter or digit")
+	t.Close()
+	return s
+}
+
+// readNamespaces reads a list of names that are valid; what says what such a name is.
+func readNamespaces(v *stricttoml.Value, valid func(string) bool, what string) []string {
+	var names []string
 	items, ok := v.Items(maxNamespaces)
 	if ok && len(items) == 0 {
 		v.Fail("is empty; leave it out for any namespace, or write annotation = false for none")
@@ -781,16 +791,26 @@ func readSelect(t *stricttoml.Table) Select {
 		name, ok := item.Text(maxText)
 		switch {
 		case !ok:
-		case len(name) > 76 || !isNamespace(name):
-			item.Fail("%s is not a containerd namespace: letters and digits, with single - _ . between them, at most 76", stricttoml.Quote(name))
-		case slices.Contains(s.Namespaces, name):
+		case !valid(name):
+			item.Fail("%s is not %s", stricttoml.Quote(name), what)
+		case slices.Contains(names, name):
 			item.Fail("%s is there twice", stricttoml.Quote(name))
 		default:
-			s.Namespaces = append(s.Namespaces, name)
+			names = append(names, name)
 		}
 	}
-	t.Close()
-	return s
+	return names
+}
+
+// isLabel tells whether s is a DNS label of RFC 1123, as names of Kubernetes namespaces are.
+func isLabel(s string) bool {
+	for i, c := range []byte(s) {
+		alphanumeric := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if !alphanumeric && (c != '-' || i == 0 || i == len(s)-1) {
+			return false
+		}
+	}
+	return 1 <= len(s) && len(s) <= 63
 }
 
 func readPosture(t *stricttoml.Table) Posture {

@@ -320,16 +320,22 @@ func TestOnlyAProfileThatAllowsItIsSelectedByAnnotation(t *testing.T) {
 		name      string
 		s         Select
 		namespace string
+		pod       string
 		want      string
 	}{
-		{"no select", Select{}, "default", "[select] annotation = true"},
-		{"any namespace", Select{Annotation: true}, "moby", ""},
-		{"a listed namespace", Select{Annotation: true, Namespaces: []string{"default", "k8s.io"}}, "k8s.io", ""},
-		{"another namespace", Select{Annotation: true, Namespaces: []string{"default", "k8s.io"}}, "moby", "which has default, k8s.io"},
-		{"namespaces alone", Select{Namespaces: []string{"default"}}, "default", "[select] annotation = true"},
+		{"no select", Select{}, "default", "", "[select] annotation = true"},
+		{"any namespace", Select{Annotation: true}, "moby", "", ""},
+		{"a listed namespace", Select{Annotation: true, Namespaces: []string{"default", "k8s.io"}}, "k8s.io", "", ""},
+		{"another namespace", Select{Annotation: true, Namespaces: []string{"default", "k8s.io"}}, "moby", "", "which has default, k8s.io"},
+		{"namespaces alone", Select{Namespaces: []string{"default"}}, "default", "", "[select] annotation = true"},
+		{"a pod of any namespace", Select{Annotation: true}, "k8s.io", "agents", ""},
+		{"a pod of a listed namespace", Select{Annotation: true, PodNamespaces: []string{"agents", "a1"}}, "k8s.io", "agents", ""},
+		{"a pod of another one", Select{Annotation: true, PodNamespaces: []string{"agents", "a1"}}, "k8s.io", "default", `from the Kubernetes namespace "default"; an administrator allows it by adding the namespace to [select] pod_namespaces in the profile, which has agents, a1`},
+		{"no pod, where pods are listed", Select{Annotation: true, PodNamespaces: []string{"agents"}}, "k8s.io", "", "from outside of pods"},
+		{"both have to hold", Select{Annotation: true, Namespaces: []string{"moby"}, PodNamespaces: []string{"agents"}}, "k8s.io", "agents", "which has moby"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := (&Profile{Name: "web", Select: c.s}).SelectableBy(c.namespace)
+			err := (&Profile{Name: "web", Select: c.s}).SelectableBy(c.namespace, c.pod)
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

@@ -176,8 +176,9 @@ type Start struct {
 
 // Select says whether an annotation may name this profile. Without Annotation only the hook's own --profile does.
 type Select struct {
-	Annotation bool
-	Namespaces []string // containerd namespaces; empty: any
+	Annotation    bool
+	Namespaces    []string // containerd namespaces; empty: any
+	PodNamespaces []string // Kubernetes namespaces of pods; empty: any, and containers outside pods too
 }
 
 // Posture is what the administrator explicitly lets the workload keep.
