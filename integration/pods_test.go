@@ -190,6 +190,17 @@ func (p *pod) remove() {
 	if left, _ := filepath.Glob(filepath.Join(p.n.h.StateDir, p.n.h.Namespace, "*")); len(left) != 0 {
 		p.n.t.Errorf("left of the pod's containers: %v", left)
 	}
+	// Nor of what has its place outside the node's directory: the shim's socket, and runc's state.
+	paths := []string{p.n.h.ShimSocket(p.ID)}
+	for _, id := range append(p.Made(), p.ID) {
+		paths = append(paths, filepath.Join("/run/containerd/runc", p.n.h.Namespace, id))
+	}
+	for _, path := range paths {
+		eventually(p.n.t, goneTime, path+" is gone", func() bool {
+			_, err := os.Lstat(path)
+			return errors.Is(err, os.ErrNotExist)
+		}, func() string { return "" })
+	}
 }
 
 // exec executes a command by ExecSync.
@@ -313,7 +324,7 @@ func (p *pod) answers(from string) {
 
 func TestInAPodTheNamedContainerHasAGatewayThatTheWholePodReaches(t *testing.T) {
 	n := newNode(t, harness.CRIOptions{})
-	n.profile(harness.Profile{})
+	n.profile(harness.Profile{Select: "annotation = true\nnamespaces = [\"k8s.io\"]\npod_namespaces = [\"agents\", \"default\"]"})
 	p := n.run(n.example())
 	ctx, cancel := context.WithTimeout(t.Context(), podTime)
 	defer cancel()
@@ -455,6 +466,52 @@ func TestAContainerOfAPodThatIsMadeAnewHasAGatewayOfItsOwn(t *testing.T) {
 	if now := p.inits(); now[0] != others[0] || now[2] != others[2] {
 		t.Errorf("the pod's other processes changed: %v, before %v", now, others)
 	}
+
+	// A container that is made anew has the profile as it is now: here, of a gateway that is slow to stop. The kubelet gives a
+	// restart up before it is done, and it is done all the same: the one who stopped the gateway starts the next.
+	n.profile(harness.Profile{Args: []string{"--ignore-term"}, Stop: "timeout = \"2s\""})
+	p.restartContainer("agent")
+	before = p.status()
+	if err := p.execFails("agent", time.Second, "gatewarden", "restart"); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("a restart that takes longer than its exec may: %v", err)
+	}
+	eventually(t, eventTime, "the next gateway runs", func() bool {
+		s := p.status()
+		return s.State == receipt.Running && s.PID != before.PID
+	}, func() string { return fmt.Sprintf("%+v", p.status()) })
+}
+
+func TestTheEndOfAPodsShimEndsItsContainersAndLeavesNothing(t *testing.T) {
+	n := newNode(t, harness.CRIOptions{NoCNI: true})
+	n.profile(harness.Profile{})
+	spec := n.example()
+	spec.Spec.HostNetwork = true
+	p := n.run(spec)
+	gateway := p.status()
+	processes, err := n.h.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shim := slices.IndexFunc(processes, func(q harness.Process) bool {
+		return strings.Contains(q.Command, "containerd-shim-gatewarden-v2") && strings.Contains(q.Command, "-id "+p.ID+" ")
+	})
+	if shim < 0 {
+		t.Fatalf("no process is the shim of pod %s: %v", p.ID, processes)
+	}
+	killProcess(t, processes[shim].PID)
+	// containerd cleans up after it, container by container and by its own shim's program: runc delete, which runs the hook.
+	eventually(t, eventTime, "the kubelet sees the end of each container", func() bool {
+		return !slices.ContainsFunc([]string{"agent", "metrics", "logger"}, func(name string) bool {
+			return p.state(name).State != cri.ContainerState_CONTAINER_EXITED
+		})
+	}, func() string { return fmt.Sprint(p.state("agent")) })
+	eventually(t, goneTime, "gateway and warden have ended", func() bool {
+		_, gerr := os.Stat(fmt.Sprintf("/proc/%d", gateway.PID))
+		_, werr := os.Stat(fmt.Sprintf("/proc/%d", gateway.Warden.PID))
+		return errors.Is(gerr, os.ErrNotExist) && errors.Is(werr, os.ErrNotExist)
+	}, func() string { return fmt.Sprintf("%+v", gateway) })
+	// containerd leaves a dead shim's socket, with its stock shim too.
+	remove(t, n.h.ShimSocket(p.ID))
 }
 
 func TestTheEndOfContainerdChangesNothingForAPod(t *testing.T) {
@@ -521,15 +578,25 @@ func TestAPodThatDoesNotSayClearlyWhoGetsTheGatewayIsRefused(t *testing.T) {
 		})
 	}
 
-	t.Run("a profile that the node does not have fails that container alone", func(t *testing.T) {
-		spec := n.example()
-		spec.Spec.HostNetwork = true
-		spec.Metadata.Annotations = map[string]string{oci.GatewayAnnotation + "/logger": "absent"}
-		p, err := n.tryRun(spec)
-		if err == nil || !strings.Contains(err.Error(), `gateway "absent"`) || p == nil || p.Container("metrics") == "" || p.Container("logger") != "" {
-			t.Errorf("%v", err)
-		}
-	})
+	n.profile(harness.Profile{Select: "annotation = true\npod_namespaces = [\"agents\"]"})
+	for name, test := range map[string]struct{ profile, want string }{
+		"a profile that the node does not have fails that container alone": {"absent", `gateway "absent"`},
+		"and so does one that is for pods of other namespaces":             {"agent", `may not be chosen from the Kubernetes namespace "default"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := n.example()
+			spec.Spec.HostNetwork = true
+			spec.Metadata.Annotations = map[string]string{oci.GatewayAnnotation + "/metrics": test.profile}
+			p, err := n.tryRun(spec)
+			if p == nil || err == nil {
+				t.Fatalf("the pod runs, or has not even a sandbox: %v", err)
+			}
+			if !strings.Contains(err.Error(), test.want) || p.Container("agent") == "" || p.Container("metrics") != "" {
+				t.Error(err)
+			}
+			p.remove()
+		})
+	}
 }
 
 func TestAPodWithTheHostsNetworkHasItsGatewayThere(t *testing.T) {

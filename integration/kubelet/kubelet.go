@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -68,6 +69,7 @@ type Running struct {
 	node     *Node
 	config   *cri.PodSandboxConfig
 	ids      map[string]string // the current container of each name
+	made     []string          // every container
 	attempts map[string]uint32
 }
 
@@ -138,6 +140,7 @@ func (r *Running) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("create container %s: %w", name, err)
 	}
+	r.made = append(r.made, created.ContainerId)
 	if _, err := r.node.Runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
 		_, rerr := r.node.Runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: created.ContainerId})
 		return errors.Join(fmt.Errorf("start container %s: %w", name, err), rerr)
@@ -148,6 +151,9 @@ func (r *Running) Start(ctx context.Context, name string) error {
 
 // Container is the ID of the current container of that name, "" if there is none.
 func (r *Running) Container(name string) string { return r.ids[name] }
+
+// Made lists the IDs of all containers that were made.
+func (r *Running) Made() []string { return slices.Clone(r.made) }
 
 // Attempts tells how often the container of that name was made.
 func (r *Running) Attempts(name string) uint32 { return r.attempts[name] }
