@@ -97,7 +97,8 @@ var Profile = []Table{
 	}},
 	{Name: "select", Keys: []Key{
 		{Name: "annotation", Type: "boolean", Default: "false", Meaning: "`true`: an annotation may name the profile. Otherwise only the hook's own `--profile` does"},
-		{Name: "namespaces", Type: "list", Absent: "any", Meaning: "containerd namespaces from which an annotation may, 1 to 64"},
+		{Name: "namespaces", Type: "list", Absent: "any", Meaning: "containerd namespaces from which an annotation may, 1 to 64; all of Kubernetes is in `k8s.io`"},
+		{Name: "pod_namespaces", Type: "list", Absent: "any, and outside pods", Meaning: "Kubernetes namespaces from whose pods an annotation may, 1 to 64. With it, containers outside pods may not. Both lists have to allow it"},
 	}},
 	{Name: "posture", Keys: []Key{
 		{Name: "allow", Type: "list", Default: "[]", Meaning: "findings of the posture check that are accepted, below"},
