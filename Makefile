@@ -153,8 +153,8 @@ $(FOREIGN)/version:
 	dpkg-deb --fsys-tarfile libseccomp-dev_*.deb | tar -x; v=$$(dpkg-deb -f libseccomp-dev_*.deb Version); \
 	rm -r lists libseccomp-dev_*.deb; echo $$v >version
 
-# What the packages are tested against: newer ones, and the same ones from another checkout, which share
-# Go's cache of what is compiled: Go takes from it what does not depend on where it was compiled. REPRODUCE=fresh compiles all of it anew.
+# What the packages are tested against: newer ones, and the same ones from another checkout. That may take from Go's
+# cache what does not depend on where it was compiled; REPRODUCE=fresh compiles all of it anew.
 .PHONY: packages-test
 packages-test: root ## install, upgrade, remove and purge the packages, with containers running; lintian, rpm, manual pages (root)
 	$(call packages,$(DEBS) $(DEBS_PACKAGES))
@@ -402,14 +402,16 @@ fmt:
 
 vet:
 	$(call say,go vet)
-	$(GO) vet -tags '$(HOOK_TAGS) integration docker' ./...
+	$(GO) vet -tags '$(HOOK_TAGS) integration docker packages' ./...
+	$(GO) vet -C packaging/build ./...
 
 staticcheck:
 	@if test "$$($(GO) version -m $(TOOLS)/staticcheck 2>/dev/null | awk '$$1 == "mod" { print $$3 }')" != $(STATICCHECK_VERSION); then \
 		echo "==> staticcheck $(STATICCHECK_VERSION): building it into .cache/bin"; mkdir -p $(TOOLS); \
 		env -u GOARCH -u GOFLAGS GOBIN=$(TOOLS) $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION); fi
 	$(call say,staticcheck)
-	$(TOOLS)/staticcheck -tags '$(subst $() ,$(comma),$(HOOK_TAGS)),integration,docker' ./...
+	$(TOOLS)/staticcheck -tags '$(subst $() ,$(comma),$(HOOK_TAGS)),integration,docker,packages' ./...
+	cd packaging/build && $(TOOLS)/staticcheck ./...
 
 nokill:
 	$(call say,no signal goes to a process by its number)
@@ -432,7 +434,7 @@ demo: root ## the show: builds all that it needs, starts a private containerd, s
 	@exec $(TESTBIN)/demo
 
 clean: ## remove what was built, except the toolchain
-	rm -rf $(BIN) $(TESTBIN) internal/launch/bin/launcher-*
+	rm -rf $(BIN) $(DIST) $(TESTBIN) $(CACHE)/packages internal/launch/bin/launcher-*
 
 distclean: clean ## remove the toolchain too
 	rm -rf $(CACHE)

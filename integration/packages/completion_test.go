@@ -31,6 +31,7 @@ zpty -d z
 cat $OUT`
 
 func TestCompletionsOfferVerbsFlagsContainersAndFiles(t *testing.T) {
+	t.Parallel()
 	// Its ps is enough here.
 	bin := t.TempDir()
 	fake := "#!/bin/sh\necho 'CONTAINER    GATEWAY'\necho 'default/web  demo'\necho 'k8s.io/db    demo'\n"

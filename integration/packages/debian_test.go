@@ -9,6 +9,7 @@ import (
 )
 
 func TestADebianPackageIsInstalledUpgradedRemovedAndPurged(t *testing.T) {
+	t.Parallel()
 	r := newRoot(t)
 	before, users := r.files(), r.do("cat", "/etc/passwd", "/etc/group")
 	deb, newerDeb := r.put(pkg(t, *dist, "_amd64.deb")), r.put(pkg(t, *newer, "_amd64.deb"))

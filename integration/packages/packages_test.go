@@ -143,6 +143,7 @@ func TestAnotherCheckoutMakesTheSamePackagesToTheLastByte(t *testing.T) {
 }
 
 func TestLintianFindsNothing(t *testing.T) {
+	t.Parallel()
 	for _, arch := range []string{"amd64", "arm64"} {
 		r := try(t, nil, "lintian", "--allow-root", "--tag-display-limit", "0", "--display-info", "--pedantic", "--show-overrides", pkg(t, *dist, "_"+arch+".deb"))
 		t.Log(r)
@@ -180,6 +181,7 @@ func TestScriptsAreOfThePOSIXShell(t *testing.T) {
 }
 
 func TestManualPagesHaveNoWarnings(t *testing.T) {
+	t.Parallel()
 	root := unpacked(t, pkg(t, *dist, "_amd64.deb"))
 	pages, err := filepath.Glob(root + "/usr/share/man/man*/*.gz")
 	if err != nil || len(pages) != 5 {
@@ -267,6 +269,7 @@ func tree(t *testing.T, dir string) map[string]string {
 }
 
 func TestMakeInstallPutsTheSameFilesWherePackagesDo(t *testing.T) {
+	t.Parallel()
 	deb := tree(t, unpacked(t, pkg(t, *dist, "_amd64.deb")))
 	install := func(prefix string) (string, map[string]string) {
 		dir := t.TempDir()
@@ -310,6 +313,7 @@ func TestMakeInstallPutsTheSameFilesWherePackagesDo(t *testing.T) {
 }
 
 func TestTheBillOfMaterialsNamesWhatIsLinked(t *testing.T) {
+	t.Parallel()
 	for _, arch := range []string{"amd64", "arm64"} {
 		data, err := os.ReadFile(pkg(t, *dist, "_"+arch+".cdx.json"))
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 // The root is Debian's, for its shell and tools: rpm itself needs nothing of what is in it.
 func TestAnRPMIsCheckedInstalledUpgradedAndErased(t *testing.T) {
+	t.Parallel()
 	rpm, newerRPM := pkg(t, *dist, ".x86_64.rpm"), pkg(t, *newer, ".x86_64.rpm")
 	for _, file := range []string{rpm, newerRPM, pkg(t, *dist, ".aarch64.rpm")} {
 		if r := try(t, nil, "rpm", "-K", "-v", file); r.status != 0 || strings.Count(r.stdout, ": OK") < 2 || strings.Contains(r.stdout, "BAD") {

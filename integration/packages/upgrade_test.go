@@ -128,6 +128,7 @@ func (e *engine) whole(id string) receipt.Status {
 }
 
 func TestAnUpgradeLeavesGatewaysRunningAndTheNextContainerGetsTheNewVersion(t *testing.T) {
+	t.Parallel()
 	r := newRoot(t)
 	r.do("dpkg", "--install", r.put(pkg(t, *dist, "_amd64.deb")))
 	r.write("/etc/gatewarden/gateways.d/demo.toml", harness.Profile{}.TOML())
