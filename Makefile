@@ -41,7 +41,7 @@ DEBS_BENCH = s6 runit supervisor conmon
 
 # For the packages of the other architecture, and what tests packages.
 DEBS_CROSS = gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-DEBS_PACKAGES = cpio debootstrap file fish lintian man-db mandoc qemu-user-static rpm shellcheck zsh
+DEBS_PACKAGES = cpio debootstrap file fish lintian man-db mandoc qemu-user-static rpm shellcheck systemd zsh
 
 HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m

@@ -129,7 +129,7 @@ func TestSystemdReadsTheEntriesForUsersAndDirectories(t *testing.T) {
 			t.Errorf("%s is %s", dir, got)
 		}
 	}
-	r := try(t, nil, "systemd-analyze", "verify", "--recursive-errors=no", "--root="+root, "gatewarden-metrics.service")
+	r := try(t, nil, "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", "--root="+root, "gatewarden-metrics.service")
 	if r.status != 0 || strings.Contains(r.stderr, "gatewarden-metrics.service:") {
 		t.Error(r)
 	}
