@@ -550,13 +550,54 @@ func TestTheEndOfContainerdChangesNothingForAPod(t *testing.T) {
 	// The pod is removed, and all of it has to be gone, by the second containerd.
 }
 
+// The short form, without a container's name, is of use where one container alone has it.
+func TestInAPodTheShortAnnotationIsForTheOneContainerThatHasIt(t *testing.T) {
+	n := newNode(t, harness.CRIOptions{NoCNI: true})
+	n.profile(harness.Profile{})
+	short := map[string]string{oci.GatewayAnnotation: "agent"}
+
+	t.Run("a pod with one container", func(t *testing.T) {
+		spec := n.example()
+		spec.Spec.HostNetwork = true
+		spec.Metadata.Annotations = short
+		spec.Spec.Containers = spec.Spec.Containers[:1]
+		p := n.run(spec)
+		p.restart()
+		// Made anew, it is still the one that was meant.
+		p.restartContainer("agent")
+		p.restart()
+		p.remove()
+	})
+	t.Run("a pod with another container", func(t *testing.T) {
+		spec := n.example()
+		spec.Spec.HostNetwork = true
+		spec.Metadata.Annotations = short
+		p, err := n.tryRun(spec)
+		const want = "annotation io.gatewarden.gateway=agent reaches container agent of the pod and container metrics too, and does not say which gets the gateway"
+		if p == nil || err == nil || !strings.Contains(err.Error(), want) || p.Container("metrics") != "" {
+			t.Fatalf("%v", err)
+		}
+		p.remove()
+	})
+	t.Run("the annotation of a container", func(t *testing.T) {
+		spec := n.example()
+		spec.Spec.HostNetwork = true
+		spec.Metadata.Annotations = nil
+		spec.Spec.Containers[0].Annotations = short
+		p := n.run(spec)
+		p.restart()
+		p.answers("logger")
+		p.remove()
+	})
+}
+
 func TestAPodThatDoesNotSayClearlyWhoGetsTheGatewayIsRefused(t *testing.T) {
 	n := newNode(t, harness.CRIOptions{NoCNI: true})
 	n.profile(harness.Profile{})
 	for name, test := range map[string]struct {
 		key, value, want string
 	}{
-		"an annotation without a container": {oci.GatewayAnnotation, "agent", "does not say which container of the pod gets the gateway, and reaches all of them; write io.gatewarden.gateway/CONTAINER: agent"},
+		"a name that no container can have": {oci.GatewayAnnotation + "/The_Agent", "agent", "does not name a container"},
 		"a value that is no profile's name": {oci.GatewayAnnotation + "/agent", "../agent", "does not name a profile"},
 	} {
 		t.Run(name, func(t *testing.T) {

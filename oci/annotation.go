@@ -11,7 +11,7 @@ import (
 // GatewayAnnotation names the profile of the gateway that a container asks for. It can only name one: whether the
 // container may have it, and what it is, is said by the profile alone.
 //
-// An annotation of a Kubernetes pod reaches every container of the pod. There the container is a part of the key:
+// An annotation of a Kubernetes pod reaches every container of the pod. So the container can be a part of the key:
 // GatewayAnnotation + "/" + the container's name in the pod, as in "io.gatewarden.gateway/web".
 const GatewayAnnotation = "io.gatewarden.gateway"
 
@@ -22,6 +22,7 @@ const (
 	containerdType      = "io.kubernetes.cri.container-type"
 	containerdName      = "io.kubernetes.cri.container-name"
 	containerdNamespace = "io.kubernetes.cri.sandbox-namespace"
+	containerdSandbox   = "io.kubernetes.cri.sandbox-id"
 	// CRI-O has a type of its own, and makes annotations of the labels that the kubelet gives a container. Podman sets the type
 	// too, for its own pods: their containers are annotated one by one, and have no name of Kubernetes'.
 	crioType         = "io.kubernetes.cri-o.ContainerType"
@@ -61,6 +62,7 @@ type Place struct {
 	Namespace string // Kubernetes' namespace of the pod
 	Sandbox   bool   // it is the one that holds the pod's namespaces (the pause container), and runs nothing of the pod's author
 	Container string // its name in the pod; "" for the sandbox
+	SandboxID string // of the sandbox's container, where the engine is containerd; else ""
 }
 
 // PlaceOf reads a container's place from its annotations. A container that no CRI implementation made has the zero Place,
@@ -74,7 +76,9 @@ func PlaceOf(annotations map[string]string) (Place, error) {
 		return Place{}, fmt.Errorf("annotations %s and %s are of two engines, and a container is made by one: remove from the pod's annotations what is not its engine's",
 			containerdType, crioType)
 	case containerd:
-		return place(kind, annotations[containerdNamespace], annotations[containerdName]), nil
+		p := place(kind, annotations[containerdNamespace], annotations[containerdName])
+		p.SandboxID = annotations[containerdSandbox]
+		return p, nil
 	case crio && (named || other == sandboxType):
 		return place(other, annotations[kubeletNamespace], name), nil
 	}
@@ -92,13 +96,16 @@ func place(kind, namespace, name string) Place {
 //
 //   - Outside a pod, GatewayAnnotation names it.
 //   - In a pod, GatewayAnnotation/CONTAINER names it for the container of that name. The pause container never has a gateway.
+//   - In a pod of containerd's, GatewayAnnotation names it too, for whichever container has the annotation. If it is the pod's, that is
+//     each of them, and then it depends on the others whether it says who gets the gateway: see Unnamed.
 //
 // Whatever does not say clearly who gets what is an error, never a container without a gateway: a value that cannot be a
-// profile's name, the empty one included; GatewayAnnotation without a container in a pod, even in one that has a single
-// container so far, because sidecars, init containers and debug containers join it without its author; and a container's name
-// outside a pod. In a pod that fails every container, the pause container first, so that nothing of the pod runs.
+// profile's name, the empty one included; both forms in one pod; GatewayAnnotation in a pod of another engine, whose containers
+// are not looked after together; and a container's name outside a pod. Most of this fails every container of a pod, the pause
+// container first, so that nothing of the pod runs.
 func Gateway(annotations map[string]string) (string, error) {
 	var profile string
+	_, plain := annotations[GatewayAnnotation]
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
 		container, qualified := strings.CutPrefix(key, GatewayAnnotation+"/")
 		if !qualified && key != GatewayAnnotation {
@@ -118,13 +125,22 @@ func Gateway(annotations map[string]string) (string, error) {
 			return "", fmt.Errorf("annotation %.160s does not name a container: after the slash comes the container's name as in the pod's spec.containers", quoteKey(key))
 		case qualified && !in.Pod:
 			return "", fmt.Errorf("annotation %s names a container of a pod, and this container is in none; write %s=%s", key, GatewayAnnotation, name)
-		case !qualified && in.Pod:
+		case qualified && plain:
+			return "", fmt.Errorf("annotations %s and %s are both there, and the former reaches every container of the pod: remove it", GatewayAnnotation, key)
+		case !qualified && in.Pod && in.SandboxID == "":
 			return "", ambiguous(in, name)
-		case !qualified || container == in.Container && !in.Sandbox:
+		case !in.Sandbox && (!qualified || container == in.Container):
 			profile = name
 		}
 	}
 	return profile, nil
+}
+
+// Unnamed tells whether it is GatewayAnnotation, without a container's name, that names the gateway of a container in a pod. If another
+// container of that pod has it so too, nobody has said which of them gets the gateway.
+func Unnamed(annotations map[string]string, in Place) bool {
+	_, plain := annotations[GatewayAnnotation]
+	return plain && in.Pod && !in.Sandbox
 }
 
 // ambiguous is the error of an annotation that reaches every container of a pod.

@@ -20,6 +20,7 @@ func pod(cri, name string, annotations map[string]string) map[string]string {
 	case "containerd":
 		all["io.kubernetes.cri.container-type"] = kind
 		all["io.kubernetes.cri.sandbox-namespace"] = "agents"
+		all["io.kubernetes.cri.sandbox-id"] = "cafe01"
 		if name != "" {
 			all["io.kubernetes.cri.container-name"] = name
 		}
@@ -50,10 +51,9 @@ func TestAnAnnotationThatDoesNotSayClearlyWhoGetsTheGatewayIsAnErrorForEveryCont
 		annotations map[string]string
 		want        string
 	}{
-		"the plain form reaches a container":      {pod("containerd", "web", plain), "reaches all of them; write io.gatewarden.gateway/web: demo if it is this one"},
-		"and the pause container":                 {pod("containerd", "", plain), "write io.gatewarden.gateway/CONTAINER: demo, with the container's name"},
-		"CRI-O's too":                             {pod("cri-o", "web", plain), "io.gatewarden.gateway/web: demo"},
-		"the plain form beside the other":         {pod("containerd", "web", map[string]string{GatewayAnnotation: "demo", GatewayAnnotation + "/web": "demo"}), "reaches all of them"},
+		"the plain form reaches a container":      {pod("cri-o", "web", plain), "reaches all of them; write io.gatewarden.gateway/web: demo if it is this one"},
+		"and the pause container":                 {pod("cri-o", "", plain), "write io.gatewarden.gateway/CONTAINER: demo, with the container's name"},
+		"the plain form beside the other":         {pod("containerd", "web", map[string]string{GatewayAnnotation: "demo", GatewayAnnotation + "/web": "demo"}), "io.gatewarden.gateway/web are both there"},
 		"a container's name outside a pod":        {map[string]string{GatewayAnnotation + "/web": "demo"}, "is in none; write io.gatewarden.gateway=demo"},
 		"no name after the slash":                 {pod("containerd", "web", map[string]string{GatewayAnnotation + "/": "demo"}), "does not name a container"},
 		"a name that no container can have":       {pod("containerd", "web", map[string]string{GatewayAnnotation + "/Web": "demo"}), "does not name a container"},
@@ -73,11 +73,31 @@ func TestAnAnnotationThatDoesNotSayClearlyWhoGetsTheGatewayIsAnErrorForEveryCont
 	}
 }
 
+func TestInAPodOfContainerdsTheShortFormIsForWhicheverContainerHasIt(t *testing.T) {
+	plain := map[string]string{GatewayAnnotation: "demo"}
+	for name, want := range map[string]string{"web": "demo", "": ""} {
+		annotations := pod("containerd", name, plain)
+		got, err := Gateway(annotations)
+		if got != want || err != nil {
+			t.Errorf("container %q: %q, %v, want %q", name, got, err, want)
+		}
+		place, err := PlaceOf(annotations)
+		if unnamed := Unnamed(annotations, place); unnamed != (name == "web") || err != nil {
+			t.Errorf("container %q: unnamed %v, %v", name, unnamed, err)
+		}
+	}
+	for _, annotations := range []map[string]string{plain, pod("containerd", "web", map[string]string{GatewayAnnotation + "/web": "demo"})} {
+		if place, err := PlaceOf(annotations); Unnamed(annotations, place) || err != nil {
+			t.Errorf("%v says who gets the gateway (%v)", annotations, err)
+		}
+	}
+}
+
 func TestThePlaceOfAContainerIsWhatItsEngineSays(t *testing.T) {
-	for _, cri := range []string{"containerd", "cri-o"} {
+	for cri, sandbox := range map[string]string{"containerd": "cafe01", "cri-o": ""} {
 		for name, want := range map[string]Place{
-			"web": {Pod: true, Namespace: "agents", Container: "web"},
-			"":    {Pod: true, Namespace: "agents", Sandbox: true},
+			"web": {Pod: true, Namespace: "agents", Container: "web", SandboxID: sandbox},
+			"":    {Pod: true, Namespace: "agents", Sandbox: true, SandboxID: sandbox},
 		} {
 			if got, err := PlaceOf(pod(cri, name, nil)); got != want || err != nil {
 				t.Errorf("%s, %q: %+v, %v", cri, name, got, err)

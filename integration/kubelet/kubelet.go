@@ -133,7 +133,8 @@ func (r *Running) Start(ctx context.Context, name string) error {
 			LogPath:  fmt.Sprintf("%s_%s_%d.log", r.config.Metadata.Uid, name, r.attempts[name]),
 			Labels: map[string]string{"io.kubernetes.container.name": name, "io.kubernetes.pod.name": r.pod.Metadata.Name,
 				"io.kubernetes.pod.namespace": "default", "io.kubernetes.pod.uid": r.config.Metadata.Uid},
-			Linux: &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{OomScoreAdj: 1000}, SecurityContext: security},
+			Annotations: c.Annotations,
+			Linux:       &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{OomScoreAdj: 1000}, SecurityContext: security},
 		},
 	})
 	r.attempts[name]++

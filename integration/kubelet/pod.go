@@ -40,6 +40,8 @@ type Container struct {
 	Command         []string         `yaml:"command"`
 	SecurityContext *SecurityContext `yaml:"securityContext"`
 	ReadinessProbe  *Probe           `yaml:"readinessProbe"`
+	// Annotations of the CRI container, which clients such as crictl can set, and a pod's author cannot.
+	Annotations map[string]string `yaml:"-"`
 }
 
 // SecurityContext is both v1.PodSecurityContext and v1.SecurityContext.

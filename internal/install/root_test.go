@@ -1,6 +1,7 @@
 package install
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,12 @@ func TestTheProgramOfTheRuntimeIsTheOneThatRuns(t *testing.T) {
 			defer cmd.Process.Kill()
 			if c.after != nil {
 				if err := c.after(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Between the two, execve(2) has closed what tells Start of it, and not laid out the arguments yet.
+			for line := []byte{}; len(line) == 0; {
+				if line, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid)); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -32,8 +32,34 @@ func (s *Service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if profile == "" {
 		return s.TTRPCTaskService.Create(ctx, r)
 	}
+	if err := s.claim(annotations, profile); err != nil {
+		return nil, toGRPC(err)
+	}
 	resp, err := s.createManaged(ctx, r)
 	return resp, toGRPC(err)
+}
+
+// claim refuses a container of a pod whose annotation, without a container's name, has given another one the gateway before. One shim
+// serves all containers of a pod, for as long as any of them lives, so it knows. What is claimed stays so when the create fails or the
+// container ends: it is made anew under its name, and no other becomes the one that was meant.
+func (s *Service) claim(annotations map[string]string, profile string) error {
+	in, err := oci.PlaceOf(annotations)
+	if err != nil || !oci.Unnamed(annotations, in) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, taken := s.unnamed[in.SandboxID]
+	if !taken {
+		s.unnamed[in.SandboxID] = in.Container
+		return nil
+	}
+	if first == in.Container {
+		return nil
+	}
+	return classify(errdefs.ErrInvalidArgument,
+		"gatewarden: annotation %s=%s reaches container %s of the pod and container %s too, and does not say which gets the gateway: write %s/%s: %s, or the other's name",
+		oci.GatewayAnnotation, profile, first, in.Container, oci.GatewayAnnotation, first, profile)
 }
 
 func (s *Service) createManaged(ctx context.Context, r *taskapi.CreateTaskRequest) (_ *taskapi.CreateTaskResponse, err error) {

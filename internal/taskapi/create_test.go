@@ -31,6 +31,32 @@ import (
 
 func native(err error) error { return errgrpc.ToNative(err) }
 
+func TestTheShortAnnotationInAPodIsForOneOfItsContainers(t *testing.T) {
+	s := newShim(t)
+	in := func(sandbox, container string) map[string]string {
+		return map[string]string{oci.GatewayAnnotation: "demo", "io.kubernetes.cri.container-type": "container",
+			"io.kubernetes.cri.sandbox-id": sandbox, "io.kubernetes.cri.container-name": container}
+	}
+	for _, c := range []struct {
+		sandbox, container string
+		refused            bool
+	}{
+		{"pod1", "web", false}, {"pod1", "db", true}, {"pod1", "web", false}, {"pod1", "", true}, {"pod2", "db", false}, {"pod2", "web", true},
+	} {
+		err := s.claim(in(c.sandbox, c.container), "demo")
+		if refused := errdefs.IsInvalidArgument(err); refused != c.refused || (err == nil) == c.refused {
+			t.Errorf("%s of %s: %v", c.container, c.sandbox, err)
+		}
+	}
+	for _, annotations := range []map[string]string{{oci.GatewayAnnotation: "demo"}, {oci.GatewayAnnotation + "/web": "demo", "io.kubernetes.cri.container-type": "container"}} {
+		for range 2 {
+			if err := s.claim(annotations, "demo"); err != nil {
+				t.Errorf("%v: %v", annotations, err)
+			}
+		}
+	}
+}
+
 func TestAContainerWithoutTheAnnotationIsLeftAlone(t *testing.T) {
 	s := newShim(t)
 	bundle := s.bundle(map[string]string{"other": "x"})

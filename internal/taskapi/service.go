@@ -32,6 +32,7 @@ type Service struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // the managed ones, by id
+	unnamed    map[string]string     // by a pod's sandbox, the container that an annotation without a container's name is for
 }
 
 // NewInner makes the service that is decorated: task.NewTaskService of containerd-shim-runc-v2.
@@ -55,7 +56,7 @@ func New(ctx context.Context, events shim.Publisher, sd shutdown.Service, newInn
 }
 
 func newService(inner taskapi.TTRPCTaskService, p *publisher, settings func() (settings, error)) *Service {
-	return &Service{TTRPCTaskService: inner, publisher: p, settings: settings, containers: map[string]*container{}}
+	return &Service{TTRPCTaskService: inner, publisher: p, settings: settings, containers: map[string]*container{}, unnamed: map[string]string{}}
 }
 
 // RegisterTTRPC serves s in the inner service's place, for every containerd.
