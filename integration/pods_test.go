@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -548,6 +549,47 @@ func TestTheEndOfContainerdChangesNothingForAPod(t *testing.T) {
 	p.restart()
 	p.answers("logger")
 	// The pod is removed, and all of it has to be gone, by the second containerd.
+}
+
+func TestAPodRunsByTheHandlerThatRuntimeConfigureWrites(t *testing.T) {
+	const shim = "/usr/bin/" + shimProgram
+	root := atRoot(t)
+	mkdir(t, filepath.Join(root, "usr/bin"))
+	if err := os.Symlink(host.Bin(shimProgram), filepath.Join(root, shim)); err != nil {
+		t.Fatal(err)
+	}
+	mustGatewarden(t, "runtime", "configure", "containerd", "--root", root, "--shim", shim)
+	n := newNode(t, harness.CRIOptions{NoCNI: true, Handlers: filepath.Join(root, "etc/containerd/conf.d/99-gatewarden.toml")})
+	n.profile(harness.Profile{})
+	spec := n.example()
+	spec.Spec.HostNetwork = true
+	p := n.run(spec)
+	p.restart()
+	p.remove()
+}
+
+func TestAPodWithAUserNamespaceHasAGatewayWithItsProfilesNumbersInside(t *testing.T) {
+	n := newNode(t, harness.CRIOptions{})
+	n.profile(harness.Profile{More: "[[state]]\ntarget = \"/var/lib/gateway\"\n"})
+	spec := n.example()
+	own := false
+	spec.Spec.HostUsers = &own
+	p := n.run(spec)
+	for range 2 {
+		p.restart()
+		s := p.status()
+		if s.UserNamespace == nil || len(s.UserNamespace.UIDs) != 1 || s.UserNamespace.UIDs[0] != (receipt.IDRange{Inside: 0, Host: kubelet.UsersFrom, Count: 65536}) {
+			t.Errorf("the user namespace is %+v", s.UserNamespace)
+		}
+		id := strconv.Itoa(kubelet.UsersFrom + harness.GatewayUID)
+		if got := procStatus(t, s.PID)["Uid"]; got != strings.Join([]string{id, id, id, id}, "\t") {
+			t.Errorf("the gateway has the UIDs %q on the host", got)
+		}
+	}
+	p.answers("logger")
+	p.restartContainer("agent")
+	p.restart()
+	p.remove()
 }
 
 // The short form, without a container's name, is of use where one container alone has it.

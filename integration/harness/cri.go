@@ -23,8 +23,8 @@ type cri struct {
 
 // CRIOptions are how a node is made.
 type CRIOptions struct {
-	// Handlers is the path, in the repository, of the configuration that adds the runtime handler. It is used as it is but for
-	// the path of the shim.
+	// Handlers is the path, in the repository or absolute, of the configuration that adds the runtime handler. It is used as it is but
+	// for the path of the shim.
 	Handlers string
 	// NoCNI makes a node without a network for pods, on which only pods with the host's network run.
 	NoCNI bool
@@ -87,7 +87,11 @@ func (h *Host) prepareCRI() error {
 	if err := os.Mkdir(net, 0o755); err != nil {
 		return err
 	}
-	handlers, err := os.ReadFile(filepath.Join(h.Repository, h.cri.handlers))
+	path := h.cri.handlers
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(h.Repository, path)
+	}
+	handlers, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}

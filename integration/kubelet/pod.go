@@ -22,6 +22,7 @@ type Pod struct {
 		RuntimeClassName      string           `yaml:"runtimeClassName"`
 		HostNetwork           bool             `yaml:"hostNetwork"`
 		ShareProcessNamespace bool             `yaml:"shareProcessNamespace"`
+		HostUsers             *bool            `yaml:"hostUsers"`
 		SecurityContext       *SecurityContext `yaml:"securityContext"`
 		Containers            []Container      `yaml:"containers"`
 	} `yaml:"spec"`
@@ -76,6 +77,9 @@ type RuntimeClass struct {
 	Handler    string   `yaml:"handler"`
 }
 
+// UsersFrom is the host's ID of the root of a pod with a user namespace.
+const UsersFrom = 262144
+
 // ReadPod reads a file with one pod.
 func ReadPod(path string) (Pod, error) {
 	pod, err := read[Pod](path)
@@ -116,6 +120,11 @@ func (p *Pod) namespaces() *cri.NamespaceOption {
 	}
 	if p.Spec.ShareProcessNamespace {
 		n.Pid = cri.NamespaceMode_POD
+	}
+	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
+		// The kubelet gives each pod a range of 65536 of its own (userns.Manager).
+		all := []*cri.IDMapping{{ContainerId: 0, HostId: UsersFrom, Length: 65536}}
+		n.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: all, Gids: all}
 	}
 	return n
 }

@@ -61,10 +61,13 @@ func TestADebianPackageIsInstalledUpgradedRemovedAndPurged(t *testing.T) {
 	r.write(conffile, "version = 1\nrubbish = 1\n")
 	r.refused([]string{"unknown key", "cannot be told"}, "dpkg", "--remove", "gatewarden")
 	r.write(conffile, "version = 1\nlog_dir = \"/var/log/elsewhere\"\n")
-	if got := r.try([]string{"GATEWARDEN_REMOVE=force"}, "dpkg", "--remove", "gatewarden"); got.status != 0 {
+	const document = "/etc/containers/oci/hooks.d/90-gatewarden-createruntime.json"
+	r.write(document, "{}")
+	got := r.try([]string{"GATEWARDEN_REMOVE=force"}, "dpkg", "--remove", "gatewarden")
+	if got.status != 0 || !strings.Contains(got.stderr, "an engine still has "+document) {
 		t.Error(got)
 	}
-	r.do("rm", "-r", "/run/gatewarden/default")
+	r.do("rm", "-r", "/run/gatewarden/default", document)
 
 	t.Log("removed, it leaves what an administrator and gateways have written")
 	r.write("/var/lib/gatewarden/default/web/state/x/kept", "kept")
@@ -86,7 +89,7 @@ func TestADebianPackageIsInstalledUpgradedRemovedAndPurged(t *testing.T) {
 	r.do("mount", "-t", "tmpfs", "disk", "/var/log/gatewarden/disk")
 	r.write("/var/log/gatewarden/disk/precious", "precious")
 	r.do("ln", "-s", "/srv/data", "/etc/gatewarden/link")
-	got := r.try(nil, "dpkg", "--purge", "gatewarden")
+	got = r.try(nil, "dpkg", "--purge", "gatewarden")
 	if got.status != 0 || !strings.Contains(got.stderr, "/var/lib/gatewarden is left") || !strings.Contains(got.stderr, "/var/log/gatewarden is left") {
 		t.Error(got)
 	}
