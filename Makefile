@@ -47,8 +47,9 @@ HOOK_TAGS = seccomp netgo osusergo
 UNIT_TIMEOUT ?= 10m
 INTEGRATION_TIMEOUT ?= 50m
 INTEGRATION_RUN ?= .
-# For each fuzz target; two run at a time. FUZZ chooses among "PACKAGE NAME" by a regular expression.
+# For each fuzz target, of which FUZZ_JOBS run at a time. FUZZ chooses among "PACKAGE NAME" by a regular expression.
 FUZZTIME ?= 60s
+FUZZ_JOBS ?= 3
 FUZZ ?= .
 # Figures to measure, by a regular expression, and runs of each measurement. Only a whole run of at least 5 is written to docs/.
 BENCH ?= .
@@ -376,8 +377,8 @@ soak: root ## 2,000 restarts of a gateway, and 2,000 crashes across 20 container
 	$(call say,soak: containerd $(CONTAINERD_VERSION)$(comma) runc $(RUNC_VERSION))
 	$(GO) test -count=1 -v -tags integration -timeout 60m -run '^TestSoak' ./integration/ -soak
 
-fuzz: launcher ## every fuzz target for FUZZTIME (60s), two at a time; FUZZ=REGEXP chooses
-	$(GO) run ./integration/cmd/fuzz -tags '$(HOOK_TAGS)' -time $(FUZZTIME) -jobs 2 -only '$(FUZZ)'
+fuzz: launcher ## every fuzz target for FUZZTIME (60s), FUZZ_JOBS (3) at a time; FUZZ=REGEXP chooses
+	$(GO) run ./integration/cmd/fuzz -tags '$(HOOK_TAGS)' -time $(FUZZTIME) -jobs $(FUZZ_JOBS) -only '$(FUZZ)'
 
 fuzz-corpus: launcher ## keep the best of what fuzzing found: from Go's fuzz cache into testdata/fuzz
 	$(GO) run ./integration/cmd/fuzz -tags '$(HOOK_TAGS)' -fold -only '$(FUZZ)'
