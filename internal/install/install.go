@@ -86,16 +86,21 @@ func namespaceOf(state oci.State, opt Options) (string, error) {
 	return namespace, nil
 }
 
-// profileName is the profile of a container, or "", and whether an annotation named it.
+// profileName is the profile of a container, or "", and whether an annotation alone named it.
 func profileName(spec *specs.Spec, opt Options) (name string, annotated bool, err error) {
-	if opt.Profile != "" {
-		if !oci.ValidProfileName(opt.Profile) {
-			return "", false, fmt.Errorf("--profile %.80q is not a profile's name", opt.Profile)
-		}
-		return opt.Profile, false, nil
+	if opt.Profile != "" && !oci.ValidProfileName(opt.Profile) {
+		return "", false, fmt.Errorf("--profile %.80q is not a profile's name", opt.Profile)
 	}
-	name, err = oci.Gateway(spec.Annotations)
-	return name, name != "", err
+	switch name, err = oci.Gateway(spec.Annotations); {
+	case err != nil:
+		return "", false, err
+	case opt.Profile == "":
+		return name, name != "", nil
+	case name != "" && name != opt.Profile:
+		return "", false, fmt.Errorf("its annotation names profile %q, and the hook's --profile (of a device, or of its config.json) %q: a container has one gateway; leave one of them out",
+			name, opt.Profile)
+	}
+	return opt.Profile, false, nil
 }
 
 // installation is one createRuntime in progress.
