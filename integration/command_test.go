@@ -56,18 +56,18 @@ func TestPsListsEveryManagedContainer(t *testing.T) {
 	}
 }
 
-func TestProfileCheckAcceptsTheExamples(t *testing.T) {
-	examples, err := filepath.Glob(filepath.Join(host.Repository, "packaging", "examples", "*.toml"))
-	if err != nil || len(examples) == 0 {
-		t.Fatalf("no examples: %v", err)
+func TestProfileCheckAcceptsTheProfilesOfPackages(t *testing.T) {
+	profiles, err := filepath.Glob(filepath.Join(host.Repository, "packaging", "profiles", "*.toml"))
+	if err != nil || len(profiles) == 0 {
+		t.Fatalf("no profiles: %v", err)
 	}
-	for _, example := range examples {
-		data, err := os.ReadFile(example)
+	for _, shipped := range profiles {
+		data, err := os.ReadFile(shipped)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// The checkout need not be root's alone.
-		path := filepath.Join(host.ProfileDir, filepath.Base(example))
+		path := filepath.Join(host.ProfileDir, filepath.Base(shipped))
 		writeFile(t, path, string(data), 0o644)
 		if r := gatewarden(t, "profile", "check", path); r.Status != 0 {
 			t.Errorf("%v", r)
