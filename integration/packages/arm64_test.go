@@ -3,6 +3,7 @@
 package packages
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -43,14 +44,14 @@ func TestProgramsOfArm64RunUnderQEMU(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	good, bad := filepath.Join(dir, "good.toml"), filepath.Join(dir, "bad.toml")
-	data, err := os.ReadFile(root + "/usr/share/doc/gatewarden/examples/held.toml")
+	data, err := os.ReadFile(root + "/usr/share/doc/gatewarden/examples/profiles/hermes.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(good, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(bad, append(data, "[stop]\nsignal = \"SIGSTOP\"\n"...), 0o644); err != nil {
+	if err := os.WriteFile(bad, bytes.Replace(data, []byte(`"SIGTERM"`), []byte(`"SIGSTOP"`), 1), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(dir, 0o755); err != nil {

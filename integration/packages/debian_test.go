@@ -35,8 +35,8 @@ func TestADebianPackageIsInstalledUpgradedRemovedAndPurged(t *testing.T) {
 	if got := r.do("gatewarden", "ps", "--json"); got != "[]\n" {
 		t.Errorf("gatewarden ps --json says %q", got)
 	}
-	r.do("cp", "/etc/gatewarden/gateways.d/openclaw.toml.example", "/etc/gatewarden/gateways.d/openclaw.toml")
-	r.do("gatewarden", "profile", "check", "/etc/gatewarden/gateways.d/openclaw.toml")
+	r.do("cp", "/etc/gatewarden/gateways.d/reference.toml.example", "/etc/gatewarden/gateways.d/reference.toml")
+	r.do("gatewarden", "profile", "check", "/etc/gatewarden/gateways.d/reference.toml")
 	if r.do("dpkg", "--verify", "gatewarden") != "" {
 		t.Error("dpkg --verify finds differences right after the installation")
 	}
