@@ -158,7 +158,7 @@ func FuzzGateway(f *testing.F) {
 			t.Errorf("%q gives %q", profile, name)
 		case place.Sandbox:
 			t.Errorf("the sandbox gets %q", name)
-		case place.Pod != (suffix == "/"+container) || place.Pod != (suffix != ""):
+		case suffix == "" && place.Pod && place.SandboxID == "", suffix != "" && (!place.Pod || suffix != "/"+container):
 			t.Errorf("container %q of %+v gets %q by %q", container, place, name, suffix)
 		}
 	})
