@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/gatewarden/gatewarden/internal/mount"
 	"github.com/gatewarden/gatewarden/internal/profile"
 	"github.com/gatewarden/gatewarden/internal/trusted"
 )
@@ -36,7 +37,7 @@ func Mount(list []profile.Credential, uid, gid uint32) (_ *os.File, err error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
-	dir, err := filesystem()
+	dir, err := mount.Memory("ramfs", map[string]string{"mode": "0500"})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a filesystem for the credentials: %w", err)
 	}
@@ -57,26 +58,6 @@ func Mount(list []profile.Credential, uid, gid uint32) (_ *os.File, err error) {
 		return nil, fmt.Errorf("cannot make the filesystem of the credentials read-only: %w", err)
 	}
 	return dir, nil
-}
-
-// filesystem makes an empty one. Nobody but this process can reach it.
-func filesystem() (*os.File, error) {
-	fs, err := unix.Fsopen("ramfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsopen ramfs", err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "mode", "0500"); err != nil {
-		return nil, os.NewSyscallError("fsconfig mode", err)
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, os.NewSyscallError("fsconfig create", err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsmount", err)
-	}
-	return os.NewFile(uintptr(fd), "credentials"), nil
 }
 
 // add copies one credential, of which at most left bytes have room, and gives its size.

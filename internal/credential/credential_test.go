@@ -58,7 +58,7 @@ func one(t testing.TB, data string) []profile.Credential {
 	return []profile.Credential{{Name: "token", Source: write(t, filepath.Join(rootDir(t), "file"), []byte(data), 0o600)}}
 }
 
-func mount(t *testing.T, list []profile.Credential) *os.File {
+func mountAll(t *testing.T, list []profile.Credential) *os.File {
 	t.Helper()
 	dir, err := Mount(list, uid, gid)
 	if err != nil {
@@ -78,7 +78,7 @@ func TestEachCredentialIsAFileThatItsOwnerAloneMayRead(t *testing.T) {
 		{Name: "empty", Source: write(t, host+"/e", nil, 0o600)},
 		{Name: "tls.key", Source: write(t, host+"/k", []byte(secret), 0o600)},
 	}
-	dir := mount(t, list)
+	dir := mountAll(t, list)
 	for name, want := range map[string]string{"binary": "\x00\xff\n\x00", "empty": "", "tls.key": secret} {
 		got, err := os.ReadFile(in(dir, name))
 		if err != nil || string(got) != want {
@@ -101,7 +101,7 @@ func TestEachCredentialIsAFileThatItsOwnerAloneMayRead(t *testing.T) {
 }
 
 func TestItIsMemoryThatIsNeverSwappedAndThatNobodyCanChange(t *testing.T) {
-	dir := mount(t, one(t, secret))
+	dir := mountAll(t, one(t, secret))
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
 		t.Fatal(err)
@@ -143,7 +143,7 @@ func mountID(t *testing.T, fd uintptr) string {
 }
 
 func TestItIsInNobodysMountTable(t *testing.T) {
-	dir := mount(t, one(t, secret))
+	dir := mountAll(t, one(t, secret))
 	root, err := os.Open("/")
 	if err != nil {
 		t.Fatal(err)
@@ -188,7 +188,7 @@ func run(t *testing.T, dir *os.File, script string, user uint32) string {
 }
 
 func TestAProgramReadsThemByPathAndSoDoItsChildren(t *testing.T) {
-	dir := mount(t, one(t, secret))
+	dir := mountAll(t, one(t, secret))
 	for name, script := range map[string]string{
 		"itself":               `read x <$CREDENTIALS_DIRECTORY/token; echo "$x"`,
 		"a child":              `cat $CREDENTIALS_DIRECTORY/token; echo`,
@@ -230,7 +230,7 @@ func withoutPtrace(t *testing.T, f func()) {
 }
 
 func TestRootWithoutPtraceDoesNotGetThemFromTheProcessThatHasThem(t *testing.T) {
-	dir := mount(t, one(t, secret))
+	dir := mountAll(t, one(t, secret))
 	cmd := exec.Command("/bin/sh", "-c", "echo ready; read x")
 	cmd.ExtraFiles = []*os.File{dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
@@ -353,9 +353,9 @@ func TestWhatIsNotRootsAloneToReadIsRefusedWithoutAWordOfIt(t *testing.T) {
 
 func TestTwoDirectoriesAreTwoFilesystems(t *testing.T) {
 	list := one(t, "old")
-	first := mount(t, list)
+	first := mountAll(t, list)
 	write(t, list[0].Source, []byte("new"), 0o600)
-	second := mount(t, list)
+	second := mountAll(t, list)
 	for dir, want := range map[*os.File]string{first: "old", second: "new"} {
 		if got, err := os.ReadFile(in(dir, "token")); err != nil || string(got) != want {
 			t.Errorf("%q, %v, want %q", got, err, want)

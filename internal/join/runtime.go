@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/mount"
+	"github.com/gatewarden/gatewarden/internal/process"
 	"github.com/gatewarden/gatewarden/internal/trusted"
 	"github.com/gatewarden/gatewarden/oci"
 )
@@ -46,7 +48,7 @@ func viaRuntime(ctx context.Context, req Request, files Files) (pid, pidfd int, 
 	}
 	program.Close()
 	r := cli{path: req.Runtime, root: req.Root}
-	if r.dir, err = scratch(); err != nil {
+	if r.dir, err = mount.Memory("tmpfs", map[string]string{"mode": "0700", "size": "1m"}); err != nil {
 		return 0, -1, fmt.Errorf("cannot make a directory for the OCI runtime's files: %w", err)
 	}
 	defer r.dir.Close()
@@ -92,16 +94,19 @@ func viaRuntime(ctx context.Context, req Request, files Files) (pid, pidfd int, 
 
 // ours insists that a process is a child of this one: only then its number is certainly still its own.
 func ours(pid int) error {
-	status, err := readFile(fmt.Sprintf("/proc/%d/status", pid), maxRuntimeLog)
+	p, err := process.Open(pid)
 	if err != nil {
-		return fmt.Errorf("cannot look at the launcher, process %d: %w", pid, err)
+		return err
 	}
-	for line := range strings.Lines(string(status)) {
-		if parent, ok := strings.CutPrefix(line, "PPid:"); ok && strings.TrimSpace(parent) == strconv.Itoa(os.Getpid()) {
-			return nil
-		}
+	defer p.Close()
+	stat, err := p.Stat()
+	if err == nil && stat.PPID != os.Getpid() {
+		err = fmt.Errorf("process %d has another parent, process %d", pid, stat.PPID)
 	}
-	return fmt.Errorf("the OCI runtime did not leave the launcher to us: process %d has another parent", pid)
+	if err != nil {
+		return fmt.Errorf("the OCI runtime did not leave the launcher to us: %w", err)
+	}
+	return nil
 }
 
 // execProcess is the process that is to be started, in the form of a config.json's process.
@@ -134,28 +139,6 @@ type cli struct {
 	path string
 	root string
 	dir  *os.File // for files that are given to it, and that it writes
-}
-
-// scratch is a directory in memory that is mounted nowhere, and ends with this process.
-func scratch() (*os.File, error) {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC) // Linux 5.2
-	if err != nil {
-		return nil, os.NewSyscallError("fsopen tmpfs", err)
-	}
-	defer unix.Close(fs)
-	for key, value := range map[string]string{"mode": "0700", "size": "1m"} {
-		if err := unix.FsconfigSetString(fs, key, value); err != nil {
-			return nil, os.NewSyscallError("fsconfig "+key, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, os.NewSyscallError("fsconfig create", err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("fsmount", err)
-	}
-	return os.NewFile(uintptr(fd), "scratch"), nil
 }
 
 // file is how another process of the host finds a file in dir.

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/gatewarden/gatewarden/internal/code"
+	"github.com/gatewarden/gatewarden/internal/mount"
 )
 
 func TestTheRuntimeIsAskedForAProcessLikeTheContainersOwnWithTheGatewaysIdentity(t *testing.T) {
@@ -106,7 +107,7 @@ func TestAStateOfAnotherFormIsNotLibcontainers(t *testing.T) {
 }
 
 func TestTheLastThatTheRuntimeLoggedIsItsComplaint(t *testing.T) {
-	dir, err := scratch()
+	dir, err := mount.Memory("tmpfs", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
