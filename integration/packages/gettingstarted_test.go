@@ -63,8 +63,9 @@ func prints(output, says string) bool {
 	return regexp.MustCompile(`(?s)` + pattern).MatchString(output)
 }
 
-// What has no counterpart here: there is no registry, so the image is there before it is pulled.
-const pulls = `ctr() { case "$*" in "images pull "*) ;; *) command ctr "$@" ;; esac; }
+// What has no counterpart here: there is no registry, so the image is there before it is pulled, and no service manager.
+const absent = `systemctl() { :; }
+ctr() { case "$*" in "images pull "*) ;; *) command ctr "$@" ;; esac; }
 podman() { case "$1" in pull) ;; *) command podman "$@" ;; esac; }
 `
 
@@ -76,7 +77,7 @@ func (r *root) follow(d document, sections ...string) {
 			r.t.Fatalf("the document has no commands in section %q", section)
 		}
 		for _, s := range d[section] {
-			r.write("/tmp/step", "set -ex\ncd /tmp\nPATH=/usr/bin:/usr/sbin:/bin:/sbin:/opt/tools DEBIAN_FRONTEND=noninteractive\nexport PATH DEBIAN_FRONTEND\n"+pulls+s.commands)
+			r.write("/tmp/step", "set -ex\ncd /tmp\nPATH=/usr/bin:/usr/sbin:/bin:/sbin:/opt/tools DEBIAN_FRONTEND=noninteractive\nexport PATH DEBIAN_FRONTEND\n"+absent+s.commands)
 			got := r.try(nil, "sh", "/tmp/step")
 			if got.status != 0 {
 				r.t.Fatalf("these commands of section %q fail:\n%s\n%v", section, s.commands, got)
@@ -145,6 +146,20 @@ func TestGettingStartedWithPodmanIsWhatTheDocumentSays(t *testing.T) {
 	r.follow(d, "podman")
 	for _, dir := range append(cgroups(t, "libpod_parent/conmon"), cgroups(t, "libpod_parent")...) {
 		os.Remove(dir)
+	}
+}
+
+func TestGettingStartedSwitchesKubernetesNodesAndDockerOnAsTheDocumentSays(t *testing.T) {
+	t.Parallel()
+	r, d, _ := gettingStarted(t)
+	r.follow(d, "Kubernetes", "docker")
+	for file, has := range map[string]string{
+		"/etc/containerd/conf.d/99-gatewarden.toml": "/usr/bin/containerd-shim-gatewarden-v2", "/etc/docker/daemon.json": "gatewarden",
+		"/etc/cdi/gatewarden.io-gateway.json": "hello",
+	} {
+		if got := r.do("cat", file); !strings.Contains(got, has) {
+			t.Errorf("%s: %s", file, got)
+		}
 	}
 }
 
