@@ -237,7 +237,8 @@ func rootfs(bundle string, spec *specs.Spec) (string, error) {
 // made if need be.
 func (i *installation) sources(ctx context.Context) ([]mount.Source, error) {
 	n, err := i.settle(ctx)
-	if err == nil {
+	// One that was just made is this gateway's already.
+	if err == nil && i.configuration.before != nil {
 		err = i.giveGenerations()
 	}
 	if err != nil {

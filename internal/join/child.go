@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // its constructor enters the namespaces in `init`
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/code"
@@ -235,13 +236,19 @@ func load(req Request, state string) (*libcontainer.Container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the status of container %s: %w", req.ID, err)
 	}
-	switch status {
-	case libcontainer.Created, libcontainer.Running:
-		return c, nil
-	case libcontainer.Paused:
-		return nil, code.Errorf(code.Paused, code.StageLaunch, "container %s is paused: resume it first", req.ID)
+	return c, joinable(req.ID, status.String())
+}
+
+// joinable tells whether a process can be put into a container with a status of the OCI runtime specification, or "paused", which is
+// runc's and crun's.
+func joinable(id, status string) error {
+	switch specs.ContainerState(status) {
+	case specs.StateCreating, specs.StateCreated, specs.StateRunning:
+		return nil
+	case "paused":
+		return code.Errorf(code.Paused, code.StageLaunch, "container %s is paused: resume it first", id)
 	}
-	return nil, code.Errorf(code.NotRunning, code.StageLaunch, "container %s is %s", req.ID, status)
+	return code.Errorf(code.NotRunning, code.StageLaunch, "container %s is %s", id, status)
 }
 
 // decode is libcontainer.Load, which panics on a state that lacks what it takes for granted (1.5.2: config.cgroups).

@@ -146,8 +146,8 @@ func (r cli) file(name string) string {
 	return fmt.Sprintf("/proc/%d/fd/%d/%s", os.Getpid(), r.dir.Fd(), name)
 }
 
-// command is one call of the runtime, which is not to outlive this process. It dies with the thread that starts it: call from
-// a locked one (prctl(2), PR_SET_PDEATHSIG).
+// command is one call of the runtime, which is not to outlive this process. It dies with the thread that starts it, so the calling
+// goroutine keeps to its own from here on (prctl(2), PR_SET_PDEATHSIG).
 func (r cli) command(ctx context.Context, args ...string) *exec.Cmd {
 	goruntime.LockOSThread()
 	cmd := exec.CommandContext(ctx, r.path, append([]string{"--root", r.root, "--log", r.file("log"), "--log-format", "json"}, args...)...)
@@ -238,13 +238,7 @@ func (r cli) checkState(s specs.State, req Request) error {
 		return code.Errorf(code.NotRunning, code.StageLaunch,
 			"container %s is not the one that the gateway was installed for: to %s its init is process %d, not process %d", req.ID, r.path, s.Pid, req.InitPID)
 	}
-	switch s.Status {
-	case specs.StateCreated, specs.StateRunning, specs.StateCreating:
-		return nil
-	case "paused": // not in the specification; runc's and crun's word
-		return code.Errorf(code.Paused, code.StageLaunch, "container %s is paused: resume it first", req.ID)
-	}
-	return code.Errorf(code.NotRunning, code.StageLaunch, "container %s is %s", req.ID, s.Status)
+	return joinable(req.ID, string(s.Status))
 }
 
 // readFile reads a file of at most max bytes.
