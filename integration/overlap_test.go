@@ -48,6 +48,16 @@ func TestAnOverlappingRestartHasAServingGatewayAtEveryMoment(t *testing.T) {
 	}
 }
 
+// While both accept, all of a probe's connections can come to the old gateway. In the settle time that is no reason to refuse.
+func TestASuccessorThatIsNotReachedByItsLastProbeIsAskedAgain(t *testing.T) {
+	p := overlapProfile("inherit")
+	p.Ready = "http = \"http://" + harness.GatewayAddress + "/health\"\nsettle = \"1ms\""
+	c := run(t, options{profile: p})
+	for range 30 {
+		c.restart()
+	}
+}
+
 // overlapFaults go wrong while two gateways stand side by side, or are to.
 var overlapFaults = faults{
 	test:  "TestARestartThatOverlapsIsRefusedOrDone",

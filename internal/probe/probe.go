@@ -35,7 +35,8 @@ type Verdict string
 // the next attempt may say otherwise.
 //
 // Unknown is what happened on our side: no descriptors, no memory, no local port to connect from, a namespace that
-// cannot be entered, a caller that gave up. It says nothing about the gateway.
+// cannot be entered, a caller that gave up; and with Taken, connections that only others have accepted. It says nothing about
+// the gateway.
 const (
 	Yes     Verdict = "yes"
 	No      Verdict = "no"
@@ -49,6 +50,8 @@ type Result struct {
 	Status  int    // HTTP status; 0 for other kinds and when no complete response came
 	Took    time.Duration
 	Detail  string // why it is not a yes; printable and short, whatever the gateway sent
+	// Elsewhere: with Taken, others have accepted every connection, so the gateway was not asked at all.
+	Elsewhere bool
 }
 
 // attemptTimeout bounds one attempt over connecting, writing and reading.
@@ -73,6 +76,7 @@ func Run(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Take
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
 		res.Verdict, res.Detail = No, fmt.Sprintf("no answer within %v", res.Took.Round(time.Millisecond))
 	default:
+		_, res.Elsewhere = errors.AsType[elsewhereError](err)
 		res.Verdict, res.Detail = judge(err), err.Error()
 	}
 	switch {
@@ -89,6 +93,11 @@ func Run(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Take
 type answerError string
 
 func (e answerError) Error() string { return string(e) }
+
+// elsewhereError is what has become of connections that the gateway has accepted none of.
+type elsewhereError string
+
+func (e elsewhereError) Error() string { return string(e) }
 
 // judge tells the gateway's errors from our own. The list is of what can only come from the other side, or from how the
 // container is set up; everything else says nothing about the gateway.

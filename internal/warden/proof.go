@@ -452,8 +452,8 @@ func late(ctx context.Context, err error) error {
 // probed asks the gateway once, and proves after the answer that it is still the owner: owns, healthy, owns.
 func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, stage code.Stage) error {
 	res, err := w.ask(ctx, g, stage)
-	if r.Probe == nil || err == nil || ctx.Err() == nil {
-		r.Probe = probeOf(res) // an attempt that was cut short tells less than the one before it
+	if r.Probe == nil || err == nil || !tellsLess(ctx, err) {
+		r.Probe = probeOf(res)
 	}
 	if err != nil {
 		return err
@@ -461,6 +461,18 @@ func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, sta
 	r.Listeners, err = w.listening(g, g.profile, stage)
 	return err
 }
+
+// tellsLess is true where err, of an attempt within ctx, tells less than that of an attempt before it: it was cut short, or
+// reached the gateway that is to be replaced alone.
+func tellsLess(ctx context.Context, err error) bool {
+	_, elsewhere := errors.AsType[elsewhereError](err)
+	return elsewhere || ctx.Err() != nil
+}
+
+// elsewhereError is why a probe did not ask the gateway: others have accepted its connections.
+type elsewhereError string
+
+func (e elsewhereError) Error() string { return string(e) }
 
 // ask runs the readiness probe once.
 func (w *Warden) ask(ctx context.Context, g *gateway, stage code.Stage) (probe.Result, error) {
@@ -535,7 +547,11 @@ func (w *Warden) asked(g *gateway, res probe.Result, stage code.Stage) error {
 	case probe.No:
 		return code.Errorf(code.ProbeFailed, stage, "the %s probe (%s) says that it is not ready: %s", res.Kind, what, res.Detail)
 	}
-	return code.Errorf(code.ProbeFailed, stage, "the %s probe (%s) cannot tell, which says nothing of the gateway: %s", res.Kind, what, res.Detail)
+	detail := errors.New(res.Detail)
+	if res.Elsewhere {
+		detail = elsewhereError(res.Detail)
+	}
+	return code.Errorf(code.ProbeFailed, stage, "the %s probe (%s) cannot tell, which says nothing of the gateway: %w", res.Kind, what, detail)
 }
 
 func probeOf(res probe.Result) *receipt.Probe {
@@ -571,8 +587,8 @@ func (w *Warden) retrying(ctx context.Context, g *gateway, check func() error) e
 		if g.profile.Ready.Kind == "exec" && e.Code == code.ProbeFailed {
 			pause = checkPace
 		}
-		if ctx.Err() != nil && before != nil {
-			e = before // an attempt that was cut short tells less than the one before it
+		if before != nil && tellsLess(ctx, err) {
+			e = before
 		}
 		before = e
 		t.Reset(pause)
