@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatewarden/gatewarden/integration/harness"
 	"github.com/gatewarden/gatewarden/internal/code"
 	"github.com/gatewarden/gatewarden/internal/failpoint"
@@ -55,6 +57,27 @@ func TestASuccessorThatIsNotReachedByItsLastProbeIsAskedAgain(t *testing.T) {
 	c := run(t, options{profile: p})
 	for range 30 {
 		c.restart()
+	}
+}
+
+func TestARestartThatChangesTheSharedSocketIsAnOrdinaryOne(t *testing.T) {
+	p := overlapProfile("inherit")
+	c := run(t, options{profile: p})
+	for _, step := range []struct {
+		edit    string
+		overlap bool
+	}{{"backlog = 17", false}, {"backlog = 17", true}, {"backlog = 17\noutage = \"reset\"", true}, {"backlog = 17\nnon_blocking = true", false}} {
+		p.Listen = heldListen("inherit", step.edit)
+		c.profileIs(p)
+		r := c.restart()
+		if overlapped := r.Millis.Unavailable == 0; overlapped != step.overlap {
+			t.Errorf("%q: it overlapped: %v; receipt %+v", step.edit, overlapped, r)
+		}
+		s := c.parked()
+		info, err := unix.GetsockoptTCPInfo(int(c.socketOf(s.PID, s.Listeners[0].Inode).Fd()), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil || info.Sacked != 17 {
+			t.Errorf("%q: its backlog is %d, %v; want 17", step.edit, info.Sacked, err)
+		}
 	}
 }
 

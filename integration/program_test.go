@@ -45,6 +45,7 @@ type program struct {
 	// How it takes a listener that it is given, for those that can.
 	inherits []string // the command
 	env      string
+	declared string // of its listener in mode inherit
 }
 
 const nginxConf = `worker_processes 2;
@@ -92,6 +93,7 @@ var programs = []program{
 		// Its own way to hand sockets to a successor: their descriptors in its environment.
 		inherits: []string{harness.Nginx, "-e", "stderr", "-c", "/etc/gateway/nginx.conf", "-g", "daemon off;"},
 		env:      "env = { NGINX = \"3;\" }",
+		declared: "non_blocking = true",
 	},
 	{
 		name:    "nginx, a socket for each worker",
@@ -173,7 +175,7 @@ func (p program) profile(t *testing.T, mode string) *harness.Profile {
 		More:    mountTable(dir, "/etc/gateway") + "[[state]]\ntarget = \"/var/lib/gateway\"\n",
 	}
 	if mode == profile.ModeInherit {
-		made.Command, made.Gateway = p.inherits, p.env
+		made.Command, made.Gateway, made.Listen = p.inherits, p.env, heldListen(mode, p.declared)
 	}
 	return made
 }

@@ -110,8 +110,8 @@ func (s *Socket) Close() {
 	s.file.Close()
 }
 
-// Ready puts the socket into the state in which every gateway is to find it: with the declared options, listening, in
-// blocking mode. Nobody but the warden may be using it. A socket that was shut down listens again.
+// Ready puts the socket into the state in which every gateway is to find it: with the declared options, listening, blocking or
+// not as declared. Nobody but the warden may be using it. A socket that was shut down listens again.
 func (s *Socket) Ready() error {
 	s.Refuse(false)
 	fd := int(s.file.Fd())
@@ -120,8 +120,8 @@ func (s *Socket) Ready() error {
 			return fmt.Errorf("cannot set %s of the socket of %s: %w", o.text, s.Listen.Address, err)
 		}
 	}
-	if err := unix.SetNonblock(fd, false); err != nil {
-		return fmt.Errorf("cannot make the socket of %s blocking: %w", s.Listen.Address, err)
+	if err := unix.SetNonblock(fd, s.Listen.NonBlocking); err != nil {
+		return fmt.Errorf("cannot set O_NONBLOCK of the socket of %s: %w", s.Listen.Address, err)
 	}
 	return s.listen()
 }

@@ -185,6 +185,13 @@ func TestASocketListensWithWhatIsDeclared(t *testing.T) {
 			if is, blocking, backlog := listening(t, s); !is || !blocking || backlog != 77 {
 				t.Errorf("listening %v, blocking %v, backlog %d", is, blocking, backlog)
 			}
+			s.Listen.NonBlocking = true
+			if err := s.Ready(); err != nil {
+				t.Fatal(err)
+			}
+			if is, blocking, backlog := listening(t, s); !is || blocking || backlog != 77 {
+				t.Errorf("declared as not blocking: listening %v, blocking %v, backlog %d", is, blocking, backlog)
+			}
 			for _, o := range []struct {
 				level, name int
 				text        string

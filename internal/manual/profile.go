@@ -31,6 +31,7 @@ var Profile = []Table{
 		{Name: "mode", Type: "string", Default: `"gateway"`, Meaning: "`\"gateway\"`: the gateway binds the address itself. `\"inherit\"`: the warden makes the socket and hands it over as `LISTEN_FDS`. `\"transparent\"`: the gateway binds the address as ever, and gets the warden's socket in the place of its own; not for the path of a unix socket, which programs remove or rename before they bind"},
 		{Name: "backlog", Type: "integer", Default: "4096", Low: "1", High: "65535", Meaning: "held listeners only: how many connections wait until they are accepted. The kernel takes at most `net.core.somaxconn` of the container's network namespace"},
 		{Name: "outage", Type: "string", Default: `"queue"`, Meaning: "held listeners only: what clients get while no gateway runs and none is coming back (state `failed` or `stopped`). `\"queue\"`: they connect and wait, as during a restart. `\"reset\"`: they are disconnected"},
+		{Name: "non_blocking", Type: "boolean", Default: "false", Meaning: "`\"inherit\"` only: the socket has O_NONBLOCK, as with systemd's `NonBlocking=`. For a program that waits by epoll or poll and does not set it itself, such as nginx; see below"},
 		{Name: "options", Type: "table", Default: "{}", Meaning: "held listeners only: options of the socket, below"},
 		{Name: "socket_mode", Type: "string", Default: `"0666"`, Meaning: "held paths of unix sockets only: the permission bits of the socket's file, three or four octal digits in quotes. Connecting takes write permission"},
 	}},

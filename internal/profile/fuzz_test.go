@@ -190,7 +190,7 @@ func invariant(p *Profile) string {
 func heldInvariant(l Listen) string {
 	o := l.Options
 	if !l.Held() {
-		if l.Mode != ModeGateway || l.Backlog != 0 || l.Outage != "" || l.SocketMode != 0 || o != (SocketOptions{}) {
+		if l.Mode != ModeGateway || l.Backlog != 0 || l.Outage != "" || l.SocketMode != 0 || l.NonBlocking || o != (SocketOptions{}) {
 			return "a gateway's own listener"
 		}
 		return ""
@@ -199,6 +199,8 @@ func heldInvariant(l Listen) string {
 	switch {
 	case l.Backlog < 1 || l.Backlog > 65535, l.Outage != OutageQueue && l.Outage != OutageReset:
 		return "held"
+	case l.NonBlocking && l.Mode != ModeInherit:
+		return "held, not blocking"
 	case path != (l.SocketMode&0o222 != 0), l.SocketMode > 0o777, path && l.Mode == ModeTransparent:
 		return "held path"
 	case o.V6Only && l.Address.Network != "tcp6", l.Address.Network == "unix" && o != (SocketOptions{}),

@@ -25,8 +25,9 @@ type listenAt struct {
 // refused.
 func readHeld(t *stricttoml.Table, l *Listen, at *listenAt) {
 	backlog, outage, options, mode := t.Get("backlog"), t.Get("outage"), t.Get("options"), t.Get("socket_mode")
+	nonBlocking := t.Get("non_blocking")
 	if l.Mode == ModeGateway {
-		for _, v := range []*stricttoml.Value{backlog, outage, options, mode} {
+		for _, v := range []*stricttoml.Value{backlog, outage, options, mode, nonBlocking} {
 			v.FailKey(`has a meaning with mode = "inherit" or "transparent" only: with "gateway" the gateway makes the socket itself; remove it`)
 		}
 		return
@@ -38,6 +39,10 @@ func readHeld(t *stricttoml.Table, l *Listen, at *listenAt) {
 	l.Outage = Outage(choice(outage, string(OutageQueue), string(OutageReset)))
 	l.Options = readOptions(options.Table(), l.Address, at)
 	l.SocketMode = readSocketMode(mode, l.Address)
+	if l.Mode == ModeTransparent {
+		nonBlocking.FailKey("has a meaning with mode = %q only: with %q the socket is as the program made its own; remove it", ModeInherit, ModeTransparent)
+	}
+	l.NonBlocking, _ = nonBlocking.Boolean()
 	if l.Mode == ModeTransparent && l.Address.isPath() {
 		at.mode.Fail(`%q cannot be had for the path of a unix socket: programs remove or rename such a file before they bind; use "inherit", or an abstract socket, unix://@NAME`,
 			ModeTransparent)

@@ -27,8 +27,10 @@ func TestAHeldListenerIsWhatTheProfileSaysOrTheDefaults(t *testing.T) {
 			Listen{Address: six, Mode: ModeTransparent, Backlog: 65535, Outage: OutageReset, Options: SocketOptions{
 				KeepAlive: true, NoDelay: true, V6Only: true, DeferAccept: time.Minute, ReceiveBuffer: 1 << 30, SendBuffer: 1,
 			}}},
-		{"the least backlog", "address = 'tcp://127.0.0.1:80'\nmode = 'inherit'\nbacklog = 1\noutage = 'queue'\noptions = {}\n",
+		{"the least backlog", "address = 'tcp://127.0.0.1:80'\nmode = 'inherit'\nbacklog = 1\noutage = 'queue'\noptions = {}\nnon_blocking = false\n",
 			Listen{Address: tcp, Mode: ModeInherit, Backlog: 1, Outage: OutageQueue}},
+		{"not blocking", "address = 'tcp://127.0.0.1:80'\nmode = 'inherit'\nnon_blocking = true\n",
+			Listen{Address: tcp, Mode: ModeInherit, Backlog: 4096, Outage: OutageQueue, NonBlocking: true}},
 		{"a path", "address = 'unix:///run/a'\nmode = 'inherit'\n",
 			Listen{Address: path, Mode: ModeInherit, Backlog: 4096, Outage: OutageQueue, SocketMode: 0o666}},
 		{"a path of one user", "address = 'unix:///run/a'\nmode = 'inherit'\nsocket_mode = '600'\n",

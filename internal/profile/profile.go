@@ -68,11 +68,20 @@ type Listen struct {
 	Outage     Outage
 	Options    SocketOptions
 	SocketMode uint32 // permission bits of the socket's file; 0 if the address is no path
+	// NonBlocking is O_NONBLOCK of an inherited socket, as systemd's NonBlocking= (systemd.service(5)).
+	NonBlocking bool
 }
 
 // Held says that the warden makes the listener's socket.
 func (l Listen) Held() bool {
 	return l.Mode == ModeInherit || l.Mode == ModeTransparent
+}
+
+// SharesWith says that a gateway with l and one with other can have the same held socket at the same time: what is set on it
+// is set for both.
+func (l Listen) SharesWith(other Listen) bool {
+	return l.Held() && l.Mode == other.Mode && l.Address == other.Address && l.Backlog == other.Backlog && l.Options == other.Options &&
+		l.NonBlocking == other.NonBlocking
 }
 
 // Outage says what the clients of a held listener get while no gateway runs and none is coming back: in the states failed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +17,8 @@ import (
 )
 
 // overlaps tells whether a restart with p starts the successor before it ends the gateway: p wants it, the gateway was
-// proven once, and every socket that the two would share is there already. A restart that turns listeners from the
-// gateway's own into held ones is an ordinary one.
+// proven once, and every socket that the two would share is there already, as both want it. A restart that turns listeners from
+// the gateway's own into held ones, or changes what is set on their sockets, is an ordinary one.
 func (w *Warden) overlaps(p *profile.Profile) bool {
 	if !p.Restart.Overlap || w.gateway == nil || !w.gateway.proven || w.gateway.asked {
 		return false
@@ -29,7 +30,8 @@ func (w *Warden) overlaps(p *profile.Profile) bool {
 		}
 	}
 	for _, l := range w.gateway.profile.Listen {
-		if !l.Held() {
+		another := func(of profile.Listen) bool { return of.Address == l.Address && !of.SharesWith(l) }
+		if !l.Held() || slices.ContainsFunc(p.Listen, another) {
 			return false
 		}
 	}
