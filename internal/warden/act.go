@@ -41,6 +41,7 @@ type action struct {
 	old     *receipt.Old     // the gateway that it has ended
 	overlap bool             // the old gateway serves until the new one is proven
 	before  crowd            // the container's other processes when its preflight was done
+	changed *code.Error      // preflight found that the gateway is not what was proven
 
 	config   []control.Config // of an apply
 	to       int              // of a rollback
@@ -284,7 +285,11 @@ func (w *Warden) preflight(ctx context.Context, a *action) (*plan, error) {
 	}
 	if _, err := w.listening(w.gateway, p.profile, code.StagePreflight); err != nil {
 		// A gateway that does not listen, or has changed, is what a restart cures.
-		if e, ok := errors.AsType[*code.Error](err); !ok || e.Code != code.ListenerMissing && e.Code != code.PostureMismatch {
+		e, ok := errors.AsType[*code.Error](err)
+		switch {
+		case ok && e.Code == code.PostureMismatch:
+			a.changed = e
+		case !ok || e.Code != code.ListenerMissing:
 			return p, err
 		}
 	}
@@ -394,10 +399,10 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 		r.Outcome = receipt.Refused
 		return code.Errorf(code.PreflightFailed, code.StageStop, "cannot record in %s that the gateway is to be stopped: %w; the directory has to be there and to have room", w.dir, err)
 	}
-	if _, err := g.proc.Prove(g.id); errors.Is(err, process.ErrChanged) {
+	if a.changed != nil {
 		// Its handle is what counts for the signal: it is the process that was started, whatever it has become.
-		w.log.Warn("the gateway is not what was proven; it is replaced", "pid", g.info.PID, "err", err)
-		r.Message = fmt.Sprintf("process %d was not what had been proven: %v", g.info.PID, err)
+		w.log.Warn("the gateway is not what was proven; it is replaced", "pid", g.info.PID, "err", a.changed.Err)
+		r.Message = fmt.Sprintf("process %d was not what had been proven: %v", g.info.PID, a.changed.Err)
 	}
 	a.stopped = time.Now()
 	failpoint.Hit(w.dir, "intent")

@@ -351,10 +351,10 @@ const (
 	clientsPace = time.Millisecond
 )
 
-// giveHeadStart waits for half of the time that the last gateway took to become ready. Who looks earlier finds nothing, and takes
+// giveHeadStart waits for most of the time that the last gateway took to become ready. Who looks earlier finds nothing, and takes
 // the time of the cores that the gateway starts on.
 func (w *Warden) giveHeadStart(ctx context.Context, g *gateway) {
-	w.pause(ctx, g, min(w.took/2, headStart))
+	w.pause(ctx, g, min(w.took*3/4, headStart))
 }
 
 // letClientsPass waits while connections wait to be accepted and none is. A gateway that accepts none is not there yet; and the

@@ -159,6 +159,7 @@ var errContainerGone = errors.New("the container's init has exited")
 func Main(dir, version string) int {
 	// It does one thing at a time, and the runtime keeps memory for each processor that it may use.
 	runtime.GOMAXPROCS(1)
+	slowMonitor()
 	handshake := os.NewFile(install.HandshakeFD, "handshake")
 	unix.CloseOnExec(install.HandshakeFD)
 	unix.CloseOnExec(install.LockFD)
