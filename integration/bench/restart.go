@@ -88,6 +88,8 @@ func (b *bench) measureRestart(ctx context.Context) (_ []report.Figure, err erro
 	f.Targets = []report.Target{
 		ratioTarget(&f, socketName("inherit"), floorName, 1.3, number(1.1)),
 		ratioTarget(&f, socketName("transparent"), floorName, 1.6, nil),
+		fastestTarget(&f, socketName("inherit")),
+		fastestTarget(&f, socketName("transparent")),
 		fastestTarget(&f, commandName("inherit")),
 		fastestTarget(&f, commandName("transparent")),
 	}
