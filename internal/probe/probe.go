@@ -76,7 +76,7 @@ func Run(ctx context.Context, ns *os.File, root int, r profile.Ready, taken Take
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
 		res.Verdict, res.Detail = No, fmt.Sprintf("no answer within %v", res.Took.Round(time.Millisecond))
 	default:
-		_, res.Elsewhere = errors.AsType[elsewhereError](err)
+		_, res.Elsewhere = errors.AsType[ElsewhereError](err)
 		res.Verdict, res.Detail = judge(err), err.Error()
 	}
 	switch {
@@ -94,10 +94,10 @@ type answerError string
 
 func (e answerError) Error() string { return string(e) }
 
-// elsewhereError is what has become of connections that the gateway has accepted none of.
-type elsewhereError string
+// ElsewhereError is the Detail of a Result that is Elsewhere.
+type ElsewhereError string
 
-func (e elsewhereError) Error() string { return string(e) }
+func (e ElsewhereError) Error() string { return string(e) }
 
 // judge tells the gateway's errors from our own. The list is of what can only come from the other side, or from how the
 // container is set up; everything else says nothing about the gateway.

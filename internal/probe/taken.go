@@ -68,7 +68,7 @@ func connect(ctx context.Context, ns *os.File, root int, a profile.Address, take
 			}
 		}
 		if others == len(waiting) {
-			return nil, elsewhereError(fmt.Sprintf("%d connections to %s were all accepted by the gateway that is to be replaced", others, a))
+			return nil, ElsewhereError(fmt.Sprintf("%d connections to %s were all accepted by the gateway that is to be replaced", others, a))
 		}
 		pace.Reset(wait)
 		select {

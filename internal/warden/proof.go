@@ -465,14 +465,9 @@ func (w *Warden) probed(ctx context.Context, g *gateway, r *receipt.Receipt, sta
 // tellsLess is true where err, of an attempt within ctx, tells less than that of an attempt before it: it was cut short, or
 // reached the gateway that is to be replaced alone.
 func tellsLess(ctx context.Context, err error) bool {
-	_, elsewhere := errors.AsType[elsewhereError](err)
+	_, elsewhere := errors.AsType[probe.ElsewhereError](err)
 	return elsewhere || ctx.Err() != nil
 }
-
-// elsewhereError is why a probe did not ask the gateway: others have accepted its connections.
-type elsewhereError string
-
-func (e elsewhereError) Error() string { return string(e) }
 
 // ask runs the readiness probe once.
 func (w *Warden) ask(ctx context.Context, g *gateway, stage code.Stage) (probe.Result, error) {
@@ -549,7 +544,7 @@ func (w *Warden) asked(g *gateway, res probe.Result, stage code.Stage) error {
 	}
 	detail := errors.New(res.Detail)
 	if res.Elsewhere {
-		detail = elsewhereError(res.Detail)
+		detail = probe.ElsewhereError(res.Detail)
 	}
 	return code.Errorf(code.ProbeFailed, stage, "the %s probe (%s) cannot tell, which says nothing of the gateway: %w", res.Kind, what, detail)
 }
