@@ -43,7 +43,7 @@ DEBS_BENCH = s6 runit supervisor conmon
 DEBS_CROSS = gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 DEBS_PACKAGES = cpio debootstrap file fish lintian man-db mandoc qemu-user-static rpm shellcheck systemd zsh
 
-HOOK_TAGS = seccomp netgo osusergo
+HOOK_TAGS = seccomp netgo osusergo runc_nocriu
 UNIT_TIMEOUT ?= 10m
 INTEGRATION_TIMEOUT ?= 50m
 INTEGRATION_RUN ?= .

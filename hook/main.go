@@ -3,7 +3,7 @@
 //	gatewarden-hook createRuntime|poststop [--config FILE] [--namespace NS] [--profile NAME]   run by an OCI runtime
 //	gatewarden-hook version
 //
-// The other modes are its own: "warden DIR" is the supervisor of one container, "join" puts a launcher into it, and
+// The other modes are its own: "warden [DIR]" is the supervisor of one container, "join" puts a launcher into it, and
 // "init" is libcontainer's half of that, inside the container's namespaces; "verify" is `gatewarden audit verify`.
 package main
 
@@ -49,7 +49,12 @@ func run(args []string) int {
 	case "poststop":
 		return hook(args, install.Poststop)
 	case "warden":
-		if len(args) != 2 {
+		dir := "" // it has begun with the hook, which does not know its container yet
+		switch len(args) {
+		case 1:
+		case 2:
+			dir = args[1]
+		default:
 			return usage()
 		}
 		// Whoever starts it: a hook of the container's, or a command that replaces a lost one.
@@ -57,7 +62,7 @@ func run(args []string) int {
 			fmt.Fprintln(os.Stderr, "gatewarden-hook warden:", err)
 			return 1
 		}
-		return warden.Main(args[1], version.Version)
+		return warden.Main(dir, version.Version)
 	case "join":
 		return join.Main()
 	case "verify":
@@ -71,7 +76,7 @@ func hook(args []string, verb func(io.Reader, config.Config, install.Options) er
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	path := flags.String("config", "", "")
-	var opt install.Options
+	opt := install.Options{Early: early()}
 	flags.StringVar(&opt.Namespace, "namespace", "", "")
 	flags.StringVar(&opt.Profile, "profile", "", "")
 	err := flags.Parse(args[1:])

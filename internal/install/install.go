@@ -28,6 +28,7 @@ import (
 type Options struct {
 	Namespace string // containerd namespace; "": learned from the bundle's path, else "default"
 	Profile   string // named by the administrator, so that no annotation is needed and [select] does not count
+	Early     *Early // for the container's warden; nil: it is started when it is needed
 }
 
 // CreateRuntime installs the gateway of the container whose state is on stdin. A container for which neither opt nor an
@@ -61,7 +62,7 @@ func CreateRuntime(stdin io.Reader, cfg config.Config, opt Options) error {
 		Version: recordVersion, Namespace: namespace, ID: state.ID, Bundle: state.Bundle, Profile: name, Config: paths(cfg),
 	}}
 	defer i.unlock()
-	if err := i.run(annotated); err != nil {
+	if err := i.run(annotated, opt.Early); err != nil {
 		i.undo()
 		return fmt.Errorf("cannot install gateway %q for %s: %w", name, container, err)
 	}
@@ -132,7 +133,7 @@ func (i *installation) unlock() {
 	}
 }
 
-func (i *installation) run(annotated bool) (err error) {
+func (i *installation) run(annotated bool, early *Early) (err error) {
 	// What can be judged without touching anything comes first.
 	if i.profile, err = profile.Load(i.record.Config.ProfileDir, i.record.Profile); err != nil {
 		return invalid(err)
@@ -212,7 +213,7 @@ func (i *installation) run(annotated bool) (err error) {
 	if err := i.record.Write(); err != nil {
 		return err
 	}
-	return i.startWarden()
+	return i.startWarden(early)
 }
 
 // invalid makes one line with a code of what is wrong with a profile.

@@ -27,8 +27,8 @@ import (
 
 // The hook starts its own binary as the warden. In tests that is this one.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "warden" {
-		if err := standIn(os.Args[2]); err != nil {
+	if len(os.Args) > 1 && os.Args[1] == "warden" {
+		if err := standIn(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -45,8 +45,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// standIn is a warden that supervises nothing. The profile's name says what it does.
-func standIn(dir string) error {
+// standIn is a warden that supervises nothing. The profile's name says what it does. Without args it has begun with the hook.
+func standIn(args []string) error {
+	var dir string
+	if len(args) > 0 {
+		dir = args[0]
+	} else {
+		var err error
+		if dir, err = Entrusted(); err != nil {
+			return err
+		}
+	}
 	record, err := Read(dir)
 	if err != nil {
 		return err
@@ -69,6 +78,38 @@ func standIn(dir string) error {
 	fmt.Fprintln(word, HandshakeOK)
 	word.Close()
 	return init.Await(context.Background())
+}
+
+// early begins a warden as hook/early.c does.
+func early(t *testing.T) *Early {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "theirs")
+	defer theirs.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	cmd := &exec.Cmd{
+		Path: "/proc/self/exe", Args: []string{"gatewarden-hook", "warden"}, Env: []string{}, Dir: "/",
+		ExtraFiles: []*os.File{HandshakeFD - 3: theirs, LockFD - 3: null}, SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		t.Fatal(err)
+	}
+	e := &Early{PID: cmd.Process.Pid, Socket: os.NewFile(uintptr(pair[0]), "ours")}
+	t.Cleanup(func() {
+		e.Socket.Close()
+		cmd.Wait() // of its own accord, at the latest with the container's init
+	})
+	return e
 }
 
 // describe says what a warden was started with.
@@ -286,8 +327,19 @@ func TestOfAContainerOfAPodNothingIsKept(t *testing.T) {
 }
 
 func TestAnInstallationIsMadeRecordedAndRemoved(t *testing.T) {
-	h := newHost(t)
-	if err := h.create(Options{}); err != nil {
+	for name, c := range map[string]struct {
+		early func(*testing.T) *Early
+		word  string
+	}{
+		"with a warden that is started for it":       {func(*testing.T) *Early { return nil }, "pipe"},
+		"with a warden that has begun with the hook": {early, "socket"},
+	} {
+		t.Run(name, func(t *testing.T) { installed(t, newHost(t), c.early(t), c.word) })
+	}
+}
+
+func installed(t *testing.T, h *host, warden *Early, word string) {
+	if err := h.create(Options{Early: warden}); err != nil {
 		t.Fatal(err)
 	}
 	record, err := Read(h.runDir())
@@ -319,7 +371,7 @@ func TestAnInstallationIsMadeRecordedAndRemoved(t *testing.T) {
 		}
 	}
 	report, err := os.ReadFile(h.runDir() + "/report")
-	if want := "cwd /, env 0, leads its session true, 0=null 1=null 2=warden.log 3=pipe 4=lock"; err != nil || string(report) != want {
+	if want := "cwd /, env 0, leads its session true, 0=null 1=null 2=warden.log 3=" + word + " 4=lock"; err != nil || string(report) != want {
 		t.Errorf("the warden was started with %q, %v, not with %q", report, err, want)
 	}
 
@@ -368,6 +420,8 @@ func TestAFailedInstallationSaysWhyAndLeavesNothing(t *testing.T) {
 		edit func(h *host)
 		opt  Options
 		want []string
+
+		early func(*testing.T) *Early
 	}{
 		{name: "no such profile", edit: func(h *host) { h.spec.Annotations[oci.GatewayAnnotation] = "absent" }, want: []string{`gateway "absent" for default/web`}},
 		{name: "annotation that is a path", edit: func(h *host) { h.spec.Annotations[oci.GatewayAnnotation] = "../demo" }, want: []string{"does not name a profile"}},
@@ -395,12 +449,23 @@ func TestAFailedInstallationSaysWhyAndLeavesNothing(t *testing.T) {
 		{name: "no root filesystem", edit: func(h *host) { h.spec.Root = nil }, want: []string{"no root filesystem"}},
 		{name: "warden refuses", edit: func(h *host) { h.spec.Annotations[oci.GatewayAnnotation] = "refuses" }, want: []string{"the warden cannot supervise it: no state of the container"}},
 		{name: "warden dies", edit: func(h *host) { h.spec.Annotations[oci.GatewayAnnotation] = "dies" }, want: []string{"ended before it was ready", "last words"}},
+		{name: "posture, and a warden that has begun", edit: func(h *host) { h.spec.Process.User.UID = 0 }, want: []string{"workload-cap-kill"}, early: early},
+		{name: "warden that has begun refuses", edit: func(h *host) { h.spec.Annotations[oci.GatewayAnnotation] = "refuses" }, want: []string{"the warden cannot supervise it: no state of the container"}, early: early},
+		{name: "warden that has begun dies", edit: func(h *host) { h.spec.Annotations[oci.GatewayAnnotation] = "dies" }, want: []string{"ended before it was ready", "last words"}, early: early},
+		{name: "warden that has begun is gone", want: []string{"the warden"}, early: func(t *testing.T) *Early {
+			e := early(t)
+			unix.Kill(e.PID, unix.SIGKILL) // nobody has waited for it, so the number is its own
+			return e
+		}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHost(t)
 			if test.edit != nil {
 				test.edit(h)
+			}
+			if test.early != nil {
+				test.opt.Early = test.early(t)
 			}
 			before := h.left()
 			err := h.create(test.opt)
@@ -433,6 +498,23 @@ func TestTheHooksOwnProfileNeedsNoAnnotation(t *testing.T) {
 	h.endInit()
 	if err := h.poststop(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAWardenThatIsNotNeededTouchesNothing(t *testing.T) {
+	h := newHost(t)
+	h.spec.Annotations = nil
+	e := early(t)
+	if err := h.create(Options{Early: e}); err != nil {
+		t.Fatal(err)
+	}
+	e.Socket.Close() // the hook's end
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(e.PID, &status, 0, nil); err != nil || status.ExitStatus() != 1 {
+		t.Errorf("it ended with %v, %v", status, err)
+	}
+	if left := h.left(); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 

@@ -46,50 +46,83 @@ const (
 	wardenProgram = "/proc/self/exe"
 )
 
-// startWarden starts the container's warden and waits for its word. The warden gets none of the hook's own descriptors: a
-// daemon that holds the pipe of a hook's output keeps the runtime waiting for ever.
-func (i *installation) startWarden() error {
+// startWarden gives the container to its warden, which is started if none has begun with the hook, and waits for its word.
+func (i *installation) startWarden(early *Early) error {
 	log, err := i.openLog()
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	return i.start(&exec.Cmd{Path: wardenProgram, Args: []string{"gatewarden-hook", "warden", i.record.RunDir()}}, log)
+	if early == nil {
+		return i.start(&exec.Cmd{Path: wardenProgram, Args: []string{"gatewarden-hook", "warden", i.record.RunDir()}}, log)
+	}
+	warden, err := early.entrust(i.record.RunDir(), i.lock, log)
+	if err != nil {
+		return err
+	}
+	return warden.supervises(log)
 }
 
-// start runs warden with the descriptors, session and directory that a warden has.
+// start runs warden with the descriptors, session and directory that a warden has. It gets none of the hook's own descriptors: a
+// daemon that holds the pipe of a hook's output keeps the runtime waiting for ever.
 func (i *installation) start(warden *exec.Cmd, log *os.File) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer r.Close()
-	pidfd := -1
+	s := &starting{word: r, pidfd: -1, wait: warden.Wait}
 	warden.Dir = "/"
 	warden.Env = []string{}
 	warden.Stderr = log
 	warden.ExtraFiles = []*os.File{HandshakeFD - 3: w, LockFD - 3: i.lock}
-	warden.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
+	warden.SysProcAttr = &syscall.SysProcAttr{Setsid: true, PidFD: &s.pidfd}
 	err = warden.Start()
 	w.Close()
 	if err != nil {
+		r.Close()
 		return fmt.Errorf("cannot start the warden: %w", err)
 	}
-	if pidfd >= 0 {
-		defer unix.Close(pidfd)
+	if err := s.supervises(log); err != nil {
+		return err
 	}
-	if err := handshake(r, handshakeTime); err != nil {
-		// It has to be gone before its directory is. Without a pidfd (Linux before 5.3) it ends with the container's init.
-		if pidfd >= 0 && unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0) == nil {
-			warden.Wait()
-		}
+	return warden.Process.Release()
+}
+
+// starting is a warden that has its container and has not said yet that it supervises it.
+type starting struct {
+	word  *os.File // what it says can be read there
+	pidfd int      // -1 on Linux before 5.3
+	wait  func() error
+}
+
+// supervises waits for the warden's word. One that does not give it has ended when supervises returns.
+func (s *starting) supervises(log *os.File) error {
+	err := handshake(s.word, handshakeTime)
+	if err != nil {
+		s.end()
 		// Its log is about to be removed too.
 		if last := lastLine(log.Name()); last != "" {
 			err = fmt.Errorf("%w; it logged last: %s", err, last)
 		}
 		return err
 	}
-	return warden.Process.Release()
+	s.close()
+	return nil
+}
+
+// end ends it: it has to be gone before its directory is. Without a pidfd it ends with the container's init.
+func (s *starting) end() {
+	if s.pidfd >= 0 && unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0) == nil {
+		s.wait()
+	}
+	s.close()
+}
+
+func (s *starting) close() {
+	s.word.Close()
+	if s.pidfd >= 0 {
+		unix.Close(s.pidfd)
+	}
 }
 
 // handshake waits for the warden's one line.

@@ -96,7 +96,7 @@ func start(self string, log io.Writer, unshare uintptr) (*Joiner, error) {
 	theirs := os.NewFile(uintptr(fds[1]), "joiner")
 	defer theirs.Close()
 	j.cmd = &exec.Cmd{
-		Path: self, Args: []string{"gatewarden-hook", "join"}, Env: []string{}, Dir: "/", Stderr: j.said,
+		Path: self, Args: []string{"gatewarden-hook", "join"}, Env: []string{"GOMAXPROCS=1"}, Dir: "/", Stderr: j.said,
 		ExtraFiles: []*os.File{theirs}, SysProcAttr: &unix.SysProcAttr{PidFD: &j.pidfd, Unshareflags: unshare},
 	}
 	if err := j.cmd.Start(); err != nil {

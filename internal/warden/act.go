@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -100,6 +101,19 @@ func (w *Warden) act(ctx context.Context, a *action) *receipt.Receipt {
 	return r
 }
 
+// tellStarted tells those who wait for the first start that the gateway is proven. What comes after that is no reason to keep the
+// workload waiting: the receipt is written down while the runtime starts it, and whatever is to make a forward may itself
+// wait for the container's start.
+func (w *Warden) tellStarted(a *action, r *receipt.Receipt) {
+	if a.kind != receipt.Start {
+		return
+	}
+	started := *r
+	started.Generation, started.Millis.Total = w.config.Current, millis(time.Since(a.asof))
+	w.first.set(&started, false)
+	runtime.Gosched() // this process runs one goroutine at a time
+}
+
 // begin makes the receipt of an action whose turn has come. It says "failed" until something better is known.
 func (w *Warden) begin(a *action) *receipt.Receipt {
 	now := time.Now()
@@ -183,6 +197,7 @@ func (w *Warden) replace(ctx context.Context, a *action, r *receipt.Receipt) err
 	}
 	w.replaced(a, r)
 	w.sayRuns(w.gateway)
+	w.tellStarted(a, r)
 	r.Workload = w.untouched(a.before)
 	w.forwarded(ctx, a, w.gateway, r)
 	return nil

@@ -27,12 +27,6 @@ func (w *Warden) forwarded(ctx context.Context, a *action, g *gateway, r *receip
 		w.status.Forwards = nil
 		return
 	}
-	if a.kind == receipt.Start {
-		// Whatever is to make the forward may well wait for the container's start, which waits for this one.
-		started := *r
-		started.Generation, started.Millis.Total = w.config.Current, millis(time.Since(a.asof))
-		w.first.set(&started, false)
-	}
 	a.stage(code.StageForward)
 	failpoint.Hit(w.dir, "forward")
 	began := time.Now()

@@ -76,6 +76,7 @@ func TestAFirstStartIsToldBeforeItsForwardsAreLookedAt(t *testing.T) {
 		<-w.first.done
 		told = time.Since(begun)
 	}()
+	w.tellStarted(a, r)
 	w.forwarded(t.Context(), a, g, r)
 	<-waited
 	took := time.Since(begun)

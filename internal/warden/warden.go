@@ -154,8 +154,9 @@ func (f *firstStart) set(r *receipt.Receipt, fail bool) {
 // errContainerGone ends everything: the container's init has exited.
 var errContainerGone = errors.New("the container's init has exited")
 
-// Main is `gatewarden-hook warden DIR`: it supervises the gateway installed in the run directory dir until the
-// container's init has exited. Before that it writes one line to the hook's pipe.
+// Main is `gatewarden-hook warden [DIR]`: it supervises the gateway installed in the run directory dir until the
+// container's init has exited. Before that it writes one line to the hook's pipe. A dir of "" is that of a new container, which
+// the hook will tell when it knows it.
 func Main(dir, version string) int {
 	// It does one thing at a time, and the runtime keeps memory for each processor that it may use.
 	runtime.GOMAXPROCS(1)
@@ -165,8 +166,21 @@ func Main(dir, version string) int {
 	unix.CloseOnExec(install.LockFD)
 	// The name that ps shows; it would be "exe", of /proc/self/exe.
 	os.WriteFile("/proc/self/comm", []byte("gatewarden"), 0)
-	w, err := open(dir, version)
+	log := &boundedLog{file: os.Stderr}
+	var joiner *join.Joiner
+	if dir == "" {
+		// The first launcher's joiner starts beside the hook's work, and beside the rest of the runtime's create. If that fails, open
+		// tries again, and there is a log by then.
+		joiner, _ = join.Start(ownProgram, log)
+		var err error
+		if dir, err = install.Entrusted(); err != nil {
+			joiner.Close()
+			return 1 // nobody waits for a word
+		}
+	}
+	w, err := open(dir, version, log, joiner)
 	if err != nil {
+		joiner.Close()
 		fmt.Fprintf(handshake, "%s%v\n", install.HandshakeError, err)
 		return 1
 	}
@@ -176,16 +190,19 @@ func Main(dir, version string) int {
 	return 0
 }
 
-// open takes hold of everything that the warden needs and that exists before the container's state does.
-func open(dir, version string) (w *Warden, err error) {
+// ownProgram is the binary that is running now, whatever has become of its path since.
+const ownProgram = "/proc/self/exe"
+
+// open takes hold of everything that the warden needs and that exists before the container's state does. The joiner, if there is one
+// already, is the first launcher's.
+func open(dir, version string, stderr io.Writer, joiner *join.Joiner) (w *Warden, err error) {
 	rec, err := install.Read(dir)
 	if err != nil {
 		return nil, err
 	}
-	stderr := &boundedLog{file: os.Stderr}
 	left := make(chan struct{})
 	w = &Warden{
-		version: version, dir: dir, rec: rec, container: rec.Container(), self: "/proc/self/exe",
+		version: version, dir: dir, rec: rec, container: rec.Container(), self: ownProgram,
 		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
 		first: firstStart{done: make(chan struct{})}, left: left, leaving: sync.OnceFunc(func() { close(left) }), ended: make(chan struct{}),
@@ -202,14 +219,12 @@ func open(dir, version string) (w *Warden, err error) {
 		// Another version's, or torn: without it the gateway can't be told from a leftover of its, and is replaced.
 		w.log.Error("cannot read what the warden before this one left", "err", err)
 	}
-	if w.memo == nil {
-		// The first launcher's joiner starts beside what comes now, and beside the rest of the runtime's create.
-		if j, err := join.Start(w.self, w.stderr); err != nil {
+	if joiner == nil && w.memo == nil {
+		if joiner, err = join.Start(w.self, w.stderr); err != nil {
 			w.log.Error("cannot start the first joiner ahead of its time", "err", err)
-		} else {
-			w.joiner.Store(j)
 		}
 	}
+	w.joiner.Store(joiner)
 	if w.init, err = process.Open(rec.InitPID); err != nil {
 		return nil, err
 	}
