@@ -25,9 +25,9 @@ const flatLimit = 1.25
 
 const flatHow = " Flat means here: at the right end at most 1.25 times what it is at the left end."
 
-const processesHow = `A container whose workload has that many processes, the first one included. One restart after the other through the control socket, until the
-successor's first answer as above, each beside one of the floor. Meanwhile starts of another container, until its workload runs, beside the stock
-shim's.` + flatHow
+const processesHow = `Containers whose workloads have that many processes, the first one included. Restarts of them in turn, through the control socket, until the
+successor's first answer as above, each beside one of the floor. Then starts of another container, until its workload runs, beside the stock
+shim's, while one with that many processes is there.` + flatHow
 
 const containersHow = `That many containers with a gateway on one host. Restarts of one of them through the control socket until the successor's first answer,
 each beside one of the floor; starts of one more, until its workload runs, beside the stock shim's; ` + "`gatewarden ps`" + ` from its start to its exit.` + flatHow
@@ -116,27 +116,23 @@ func (b *bench) measureProcesses(ctx context.Context) (_ []report.Figure, err er
 		ours = append(ours, c)
 	}
 	started, stock := &curve{name: "start of another one, " + first, kind: plot.Ours}, &curve{name: "start, " + stockName, kind: plot.Peer}
-	for _, n := range b.n.processes {
-		var beside sample.Sample
-		for i, mode := range modes {
-			if ours[i].missing != "" {
-				continue
+	beside := make([]sample.Sample, len(b.n.processes)) // the floor's
+	for i, mode := range modes {
+		if ours[i].missing == "" {
+			if err := b.restartsInCrowds(ctx, mode, fifo, floor, ours[i], beside); err != nil {
+				return nil, err
 			}
-			s, err := b.crowded(ctx, mode, n, fifo)
-			if err != nil {
-				return nil, fmt.Errorf("%d processes: %w", n, err)
-			}
-			err = sampled(ctx, b.o.Runs*2, floor, s)
-			if mode == first && err == nil {
-				err = b.starts(ctx, n, mode, fifo, started, stock)
-			}
-			if err := errors.Join(err, s.stop()); err != nil {
-				return nil, fmt.Errorf("%d processes: %w", n, err)
-			}
-			ours[i].add(n, s.samples)
-			beside = append(beside, floor.samples...)
 		}
-		floorCurve.add(n, beside)
+	}
+	for k, n := range b.n.processes {
+		floorCurve.add(n, beside[k])
+		s, err := b.crowded(ctx, first, n, fifo)
+		if err != nil {
+			return nil, fmt.Errorf("%d processes: %w", n, err)
+		}
+		if err := errors.Join(b.starts(ctx, n, first, fifo, started, stock), s.stop()); err != nil {
+			return nil, fmt.Errorf("%d processes: %w", n, err)
+		}
 	}
 	f := report.Figure{Name: processesFigure, Title: "A restart beside many processes", Unit: "ms", How: processesHow, Plot: report.Lines,
 		Axis: "milliseconds to the first answer", X: "processes of the workload", Curves: curvesOf(append(ours, floorCurve, started, stock))}
@@ -144,6 +140,37 @@ func (b *bench) measureProcesses(ctx context.Context) (_ []report.Figure, err er
 		f.Targets = append(f.Targets, c.flat())
 	}
 	return []report.Figure{f}, nil
+}
+
+// restartsInCrowds measures restarts of one container for each number of processes, in turn, so that all of them see the same
+// machine, and adds them to the curve. What the floor took at the same times is added to beside.
+func (b *bench) restartsInCrowds(ctx context.Context, mode string, fifo *signalled, floor *subject, ours *curve, beside []sample.Sample) (err error) {
+	var crowds []*subject
+	defer func() {
+		for _, s := range crowds {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	for _, n := range b.n.processes {
+		s, err := b.crowded(ctx, mode, n, fifo)
+		if err != nil {
+			return fmt.Errorf("%d processes: %w", n, err)
+		}
+		crowds = append(crowds, s)
+	}
+	for range b.o.Runs * b.n.fast {
+		for k, s := range crowds {
+			floor.samples = nil
+			if err := errors.Join(floor.measure(ctx), s.measure(ctx)); err != nil {
+				return fmt.Errorf("%d processes: %w", b.n.processes[k], err)
+			}
+			beside[k] = append(beside[k], floor.samples...)
+		}
+	}
+	for k, s := range crowds {
+		ours.add(b.n.processes[k], s.samples)
+	}
+	return nil
 }
 
 // starts measures starts in a mode, and with the stock shim, in turn, and adds them to the curves at x.

@@ -427,6 +427,8 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 		return code.Errorf(code.StopFailed, code.StageStop, "%w", err)
 	}
 	failpoint.Hit(w.dir, "signalled")
+	// What has to be known when it has ended, while it does.
+	known := w.strangersAmong(a.before)
 	r.Old = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime}
 	wait, cancel := context.WithTimeout(ctx, p.Timeout)
 	err := g.proc.Await(wait)
@@ -456,7 +458,7 @@ func (w *Warden) stop(ctx context.Context, a *action, r *receipt.Receipt) error 
 	}
 	r.Old.ExitCode, r.Old.Signal, r.Old.DeathProof = exit.Code, exit.SignalName(), proof
 	a.old = r.Old
-	return w.endStrays(ctx)
+	return w.endStrays(ctx, known)
 }
 
 // abandon ends a gateway that was started and could not be proven.
@@ -474,7 +476,7 @@ func (w *Warden) abandon(g *gateway) {
 	if _, _, err := w.reaped(); err != nil {
 		w.log.Error("cannot reap the unproven gateway", "err", err)
 	}
-	if err := w.endStrays(w.alive); err != nil {
+	if err := w.endStrays(w.alive, strangers{}); err != nil {
 		w.log.Error("cannot clear up after the unproven gateway", "err", err)
 	}
 }

@@ -58,7 +58,7 @@ func (w *Warden) adopt(m *memo.Memo) {
 	if m.Proven {
 		w.setState(receipt.Running) // it serves while we look
 	}
-	if err := w.endStrays(w.alive); err != nil {
+	if err := w.endStrays(w.alive, strangers{}); err != nil {
 		w.log.Error("cannot clear up after the lost warden", "err", err)
 	}
 	if begun && m.Pending.Overlap {
@@ -166,7 +166,7 @@ func (w *Warden) finishAdoption(a *action) {
 
 // adoptNothing goes on from the recorded state when no gateway was found.
 func (w *Warden) adoptNothing(m *memo.Memo, a *action, begun bool, why string) {
-	if err := w.endStrays(w.alive); err != nil {
+	if err := w.endStrays(w.alive, strangers{}); err != nil {
 		w.log.Error("cannot clear up after the lost warden", "err", err)
 	}
 	if !begun && (m.Status.State == receipt.FailedSt || m.Status.State == receipt.Stopped) {

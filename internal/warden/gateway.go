@@ -359,7 +359,8 @@ func hint(f *launch.Failure) string {
 // endStrays ends what a gateway left behind: every process in the container's cgroup and PID namespace that runs under the
 // gateway's UID and is not the standby. None of the three can be shed: with no_new_privs and without capabilities there is
 // no way to another UID, and the posture check keeps the workload from having it.
-func (w *Warden) endStrays(ctx context.Context) error {
+// Of the strangers it is known that they are none.
+func (w *Warden) endStrays(ctx context.Context, known strangers) error {
 	if w.joining {
 		// A launcher on its way in has that UID too and is not known yet.
 		select {
@@ -370,7 +371,7 @@ func (w *Warden) endStrays(ctx context.Context) error {
 		}
 	}
 	for range 10 {
-		strays, err := w.strays()
+		strays, err := w.strays(known)
 		if err != nil {
 			return err
 		}
@@ -396,8 +397,8 @@ func (w *Warden) endStrays(ctx context.Context) error {
 
 // strays gives the processes under the gateway's UID that have no business to be there: all that do not descend from the
 // gateway. Without one that is all of them.
-func (w *Warden) strays() ([]*process.Process, error) {
-	all, err := w.kin()
+func (w *Warden) strays(known strangers) ([]*process.Process, error) {
+	all, err := w.kin(known)
 	if err != nil || w.gateway == nil {
 		return all, err
 	}
@@ -413,8 +414,8 @@ func (w *Warden) strays() ([]*process.Process, error) {
 }
 
 // kin gives the container's processes under the gateway's UID, but for the gateway and the standby.
-func (w *Warden) kin() ([]*process.Process, error) {
-	all, err := w.membersOf(w.uidOf(w.profile))
+func (w *Warden) kin(known strangers) ([]*process.Process, error) {
+	all, err := w.membersOf(w.uidOf(w.profile), known)
 	if err != nil {
 		return nil, err
 	}

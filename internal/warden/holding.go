@@ -132,7 +132,7 @@ func (w *Warden) takeBack(p *profile.Profile, l profile.Listen) (*held.Socket, e
 	if err != nil || len(sockets) == 0 {
 		return nil, err
 	}
-	all, err := w.membersOf(w.uidOf(p))
+	all, err := w.membersOf(w.uidOf(p), strangers{})
 	if err != nil {
 		return nil, err
 	}

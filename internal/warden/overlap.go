@@ -152,7 +152,7 @@ func (w *Warden) drain(ctx context.Context, a *action, r *receipt.Receipt, old *
 	r.Old.ExitCode, r.Old.Signal, r.Old.DeathProof = exit.Code, exit.SignalName(), proof
 	a.old = r.Old
 	// What descends from the new one stays; the rest is the old one's.
-	if err := w.endStrays(w.alive); err != nil {
+	if err := w.endStrays(w.alive, strangers{}); err != nil {
 		w.log.Error("cannot clear up after the old gateway", "err", err)
 	}
 }
@@ -173,7 +173,7 @@ func (w *Warden) dismiss(next *gateway) {
 	if _, _, err := w.collect(next); err != nil {
 		w.log.Error("cannot reap the unproven gateway", "err", err)
 	}
-	all, err := w.strays()
+	all, err := w.strays(strangers{})
 	if err != nil {
 		w.log.Error("cannot clear up after the unproven gateway", "err", err)
 	}

@@ -97,7 +97,7 @@ func (w *Warden) gatewayExited() {
 		w.log.Error("cannot reap the gateway", "pid", g.info.PID, "err", err)
 	}
 	w.lost, w.lostAt = &receipt.Old{PID: g.info.PID, StartTime: g.info.StartTime, ExitCode: exit.Code, Signal: exit.SignalName(), DeathProof: proof}, time.Now()
-	if err := w.endStrays(w.alive); err != nil && w.alive.Err() == nil {
+	if err := w.endStrays(w.alive, strangers{}); err != nil && w.alive.Err() == nil {
 		w.log.Error("cannot clear up after the gateway", "err", err)
 	}
 	if w.alive.Err() != nil {

@@ -159,7 +159,7 @@ func (w *Warden) owners(g *gateway) (map[uint64]int, error) {
 // when the gateway's own sockets do not explain an address. While there are two gateways, their UID does not tell whose a
 // process is; then its ancestors do.
 func (w *Warden) withDescendants(own map[uint64]int, g *gateway) error {
-	procs, err := w.kin()
+	procs, err := w.kin(strangers{})
 	if err != nil {
 		return err
 	}

@@ -124,6 +124,7 @@ type Warden struct {
 	recent     recentRequests
 	exits      []time.Time   // unasked exits within the window
 	backoff    time.Duration // before the next start; 0 after a healthy time
+	worked     []int         // the workload's processes after the last action, in ascending order
 	lost       *receipt.Old  // the gateway that exited unasked and has no successor yet
 	lostAt     time.Time
 	took       time.Duration // from the last gateway's start to its proof; zero: not known
@@ -387,7 +388,7 @@ func (w *Warden) run() {
 		tell()
 	} else {
 		// A warden that was lost may have left a gateway and no memo that could be read: nothing tells what that process is.
-		if err := w.endStrays(ctx); err != nil {
+		if err := w.endStrays(ctx, strangers{}); err != nil {
 			w.log.Error("cannot clear up before the first start", "err", err)
 		}
 		w.spawnStandby(w.identityOf(w.profile))
@@ -478,7 +479,7 @@ func (w *Warden) cleanup() {
 		w.joining = false
 		j.standby.end(w.log)
 	}
-	w.endStrays(context.Background())
+	w.endStrays(context.Background(), strangers{})
 	w.close()
 	// The lock is ours until we exit: poststop, or the next container of that name, waits for it.
 	if !w.place.locked() {
