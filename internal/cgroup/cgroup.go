@@ -207,38 +207,50 @@ func value(dir, name string) string {
 // check it before believing anything of it.
 func (g Group) Procs() ([]int, error) {
 	var pids []int
-	dirs := 0
-	err := filepath.WalkDir(g.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) && path != g.dir {
-				return nil // a child cgroup was removed meanwhile
-			}
-			return err
+	dirs := []string{g.dir}
+	for i := 0; i < len(dirs); i++ {
+		found, below, err := procsOf(dirs[i])
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && i > 0: // it was removed meanwhile
+		case err != nil:
+			return nil, fmt.Errorf("cannot list the processes of cgroup %s: %w", g.dir, err)
 		}
-		if !d.IsDir() {
-			return nil
+		pids, dirs = append(pids, found...), append(dirs, below...)
+		if len(dirs) > maxDirs {
+			return nil, fmt.Errorf("cannot list the processes of cgroup %s: more than %d cgroups are below it", g.dir, maxDirs)
 		}
-		if dirs++; dirs > maxDirs {
-			return fmt.Errorf("more than %d cgroups below %s", maxDirs, g.dir)
-		}
-		data, err := read(filepath.Join(path, "cgroup.procs"))
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) && path != g.dir {
-				return fs.SkipDir
-			}
-			return err
-		}
-		found, err := parseProcs(data)
-		if err != nil {
-			return fmt.Errorf("cannot read %s/cgroup.procs: %w", path, err)
-		}
-		pids = append(pids, found...)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot list the processes of cgroup %s: %w", g.dir, err)
 	}
 	return pids, nil
+}
+
+// procsOf lists the numbers of the processes in one cgroup, and the directories of those below it.
+func procsOf(dir string) (pids []int, below []string, err error) {
+	data, err := read(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, nil, err
+	}
+	if pids, err = parseProcs(data); err != nil {
+		return nil, nil, fmt.Errorf("cannot read %s/cgroup.procs: %w", dir, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return nil, nil, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	// As many links as directories are in it, and two (kernfs_refresh_inode in the kernel's fs/kernfs/inode.c). Most have none, and to
+	// read one, with all its files, takes longer than the rest.
+	if st.Nlink == 2 {
+		return pids, nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			below = append(below, filepath.Join(dir, e.Name()))
+		}
+	}
+	return pids, below, nil
 }
 
 // parseProcs reads a number per line. A process of another PID namespace than the reader's is shown as 0 and can't be held:
