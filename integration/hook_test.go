@@ -310,6 +310,15 @@ func TestTheHookWorksWithAnyStdioOfAPlainRunc(t *testing.T) {
 	}
 }
 
+func TestAWardenThatWasNotStartedByAHookSaysSo(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
+	defer cancel()
+	out, err := host.Command(ctx, host.Bin("gatewarden-hook"), "warden").CombinedOutput()
+	if err == nil || ctx.Err() != nil || !strings.HasPrefix(string(out), "gatewarden-hook warden: nobody has given it a container: ") {
+		t.Errorf("%v, %q", err, out)
+	}
+}
+
 func TestTheHookRefusesWhatIsNotAStateInOneLine(t *testing.T) {
 	for name, stdin := range map[string]string{
 		"empty": "", "not JSON": "hello", "a list": "[]", "no pid": `{"ociVersion":"1.0.0","id":"x","status":"creating","bundle":"/tmp"}`,

@@ -176,7 +176,11 @@ func Main(dir, version string) int {
 		var err error
 		if dir, err = install.Entrusted(); err != nil {
 			joiner.Close()
-			return 1 // nobody waits for a word
+			// The end of the hook's word is that of a hook that needs no warden, or failed. Anything else was not started by a hook.
+			if !errors.Is(err, io.EOF) {
+				fmt.Fprintln(os.Stderr, "gatewarden-hook warden: nobody has given it a container:", err)
+			}
+			return 1
 		}
 	}
 	w, err := open(dir, version, log, joiner)
