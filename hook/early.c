@@ -1,8 +1,8 @@
 // The warden begins with the hook that will need it, not when the hook comes to need it.
 //
-// Half of what a gateway adds to a container's create is programs that start one after the other: the hook, then the warden, then
-// the joiner. On this machine's kind each takes the Go runtime 10 ms, in which the hook of most containers waits for one core and
-// another is idle. Go code runs only after that; so this is a constructor, as libcontainer's nsenter is.
+// Much of what a gateway adds to a container's create is programs that start one after the other: the hook, then the warden, then
+// the joiner. Each of them works for some milliseconds before Go code of ours can run (docs/benchmarks.md, "Where the time goes"),
+// on one core, while the runtime waits and the others are idle. So this is a constructor, as libcontainer's nsenter is.
 //
 // What is started has nothing of the hook's but one end of a socket pair, and touches nothing until the hook has sent it a container
 // (internal/install/early.go). If the hook ends without that, it ends too.
