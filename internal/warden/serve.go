@@ -38,6 +38,10 @@ const (
 	left
 )
 
+// stagesLate is how late a client may hear that the launch began, and what comes after it. The cores are the successor's then: to
+// tell the client each stage of a fast one, and for the client to make something of it, would take from that.
+const stagesLate = 50 * time.Millisecond
+
 // handle answers one client, on the client's own goroutine.
 func (w *Warden) handle(ctx context.Context, req control.Request, uid int, send func(control.Message) error) {
 	switch req.Verb {
@@ -87,12 +91,27 @@ func (w *Warden) queue(ctx context.Context, req control.Request, uid int, send f
 	default:
 		return refuse(code.Busy, "%d requests wait already; nothing was done", queueLength)
 	}
-	leave := ctx.Done()
+	leave, notify := ctx.Done(), r.notify
+	var launched *control.Message // not sent yet
+	var late <-chan time.Time
+	sendLate := func() {
+		if launched != nil {
+			send(*launched)
+		}
+		launched, late, notify = nil, nil, r.notify
+	}
 	for {
 		select {
-		case m := <-r.notify:
+		case m := <-notify:
+			if m.Stage == code.StageLaunch {
+				launched, late, notify = &m, time.After(stagesLate), nil
+				continue
+			}
 			send(m)
+		case <-late:
+			sendLate()
 		case m := <-r.reply:
+			sendLate()
 			for len(r.notify) > 0 {
 				send(<-r.notify)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,63 @@ func TestARequestThatRunHasTakenUpIsAnsweredThoughItsClientLeaves(t *testing.T) 
 	r.reply <- control.Message{Done: true, Text: "done"}
 	if m := <-got; m.Text != "done" {
 		t.Errorf("got %+v", m)
+	}
+}
+
+func TestAClientHearsOfTheStopAtOnceAndOfAFastLaunchWithItsEnd(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		slow bool // the launch takes longer than a client is kept waiting
+	}{{"fast", false}, {"slow", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := idle()
+			heard := make(chan code.Stage, 8)
+			got := make(chan control.Message)
+			go func() {
+				got <- w.queue(t.Context(), control.Request{Verb: control.Restart}, 0, func(m control.Message) error {
+					heard <- m.Stage
+					return nil
+				})
+			}()
+			r := <-w.requests
+			r.turn.Store(taken)
+			tell := func(stages ...code.Stage) {
+				for _, s := range stages {
+					r.notify <- control.Message{Stage: s}
+				}
+			}
+			tell(code.StagePreflight, code.StageStop)
+			if a, b := <-heard, <-heard; a != code.StagePreflight || b != code.StageStop {
+				t.Fatalf("heard %s, %s", a, b)
+			}
+			begun := time.Now()
+			tell(code.StageLaunch, code.StageListen)
+			if c.slow {
+				if a, b := <-heard, <-heard; a != code.StageLaunch || b != code.StageListen || time.Since(begun) < stagesLate {
+					t.Errorf("heard %s, %s after %v", a, b, time.Since(begun))
+				}
+				tell(code.StageProbe)
+				if s := <-heard; s != code.StageProbe {
+					t.Errorf("heard %s", s)
+				}
+			} else {
+				time.Sleep(stagesLate / 5)
+				if n := len(heard); n != 0 && time.Since(begun) < stagesLate {
+					t.Errorf("heard of %d stages while the successor starts", n)
+				}
+			}
+			r.reply <- control.Message{Done: true, Text: "done"}
+			if m := <-got; m.Text != "done" {
+				t.Errorf("got %+v", m)
+			}
+			var rest []code.Stage
+			for len(heard) > 0 {
+				rest = append(rest, <-heard)
+			}
+			if want := []code.Stage{code.StageLaunch, code.StageListen}; !c.slow && !slices.Equal(rest, want) || c.slow && len(rest) != 0 {
+				t.Errorf("heard %v with the end", rest)
+			}
+		})
 	}
 }
 
