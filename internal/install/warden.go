@@ -42,8 +42,8 @@ const (
 	maxHandshake = 16 << 10
 	// maxLog bounds what a warden that failed may have logged for the last of it to be passed on, in bytes.
 	maxLog = 1 << 20
-	// wardenProgram is the binary that is running now, whatever has become of its path since.
-	wardenProgram = "/proc/self/exe"
+	// OwnProgram is the binary that is running now, whatever has become of its path since.
+	OwnProgram = "/proc/self/exe"
 )
 
 // startWarden gives the container to its warden, which is started if none has begun with the hook, and waits for its word.
@@ -54,7 +54,7 @@ func (i *installation) startWarden(early *Early) error {
 	}
 	defer log.Close()
 	if early == nil {
-		return i.start(&exec.Cmd{Path: wardenProgram, Args: []string{"gatewarden-hook", "warden", i.record.RunDir()}}, log)
+		return i.start(&exec.Cmd{Path: OwnProgram, Args: []string{"gatewarden-hook", "warden", i.record.RunDir()}}, log)
 	}
 	warden, err := early.entrust(i.record.RunDir(), i.lock, log)
 	if err != nil {

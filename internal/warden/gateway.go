@@ -422,8 +422,7 @@ func (w *Warden) kin(known strangers) ([]*process.Process, error) {
 	var out []*process.Process
 	for _, p := range all {
 		switch {
-		case p.Exited(),
-			w.gateway != nil && p.PID() == w.gateway.proc.PID(), w.standby != nil && p.PID() == w.standby.proc.PID():
+		case p.Exited(), w.ours(p.PID()):
 			p.Close()
 		default:
 			out = append(out, p)

@@ -38,7 +38,7 @@ const (
 	left
 )
 
-// stagesLate is how late a client may hear that the launch began, and what comes after it. The cores are the successor's then: to
+// stagesLate is how late a client may hear that the launch began, and what comes after it but for a stop. The cores are the successor's then: to
 // tell the client each stage of a fast one, and for the client to make something of it, would take from that.
 const stagesLate = 50 * time.Millisecond
 
@@ -91,30 +91,32 @@ func (w *Warden) queue(ctx context.Context, req control.Request, uid int, send f
 	default:
 		return refuse(code.Busy, "%d requests wait already; nothing was done", queueLength)
 	}
-	leave, notify := ctx.Done(), r.notify
-	var launched *control.Message // not sent yet
-	var late <-chan time.Time
-	sendLate := func() {
-		if launched != nil {
-			send(*launched)
+	leave := ctx.Done()
+	var held []control.Message // not sent yet
+	var late <-chan time.Time  // until when; nil: nothing is held
+	tell := func() {
+		for _, m := range held {
+			send(m)
 		}
-		launched, late, notify = nil, nil, r.notify
+		held, late = nil, nil
 	}
 	for {
 		select {
-		case m := <-notify:
-			if m.Stage == code.StageLaunch {
-				launched, late, notify = &m, time.After(stagesLate), nil
-				continue
+		case m := <-r.notify:
+			held = append(held, m)
+			switch {
+			case m.Stage == code.StageLaunch && late == nil:
+				late = time.After(stagesLate)
+			case late == nil, m.Stage == code.StageStop: // a client that loses its warden has to know of the stop; with overlap it is after the launch
+				tell()
 			}
-			send(m)
 		case <-late:
-			sendLate()
+			tell()
 		case m := <-r.reply:
-			sendLate()
 			for len(r.notify) > 0 {
-				send(<-r.notify)
+				held = append(held, <-r.notify)
 			}
+			tell()
 			return m
 		case <-leave:
 			if r.turn.CompareAndSwap(waiting, left) {

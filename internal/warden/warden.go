@@ -172,7 +172,7 @@ func Main(dir, version string) int {
 	if dir == "" {
 		// The first launcher's joiner starts beside the hook's work, and beside the rest of the runtime's create. If that fails, open
 		// tries again, and there is a log by then.
-		joiner, _ = join.Start(ownProgram, log)
+		joiner, _ = join.Start(install.OwnProgram, log)
 		var err error
 		if dir, err = install.Entrusted(); err != nil {
 			joiner.Close()
@@ -195,9 +195,6 @@ func Main(dir, version string) int {
 	return 0
 }
 
-// ownProgram is the binary that is running now, whatever has become of its path since.
-const ownProgram = "/proc/self/exe"
-
 // open takes hold of everything that the warden needs and that exists before the container's state does. The joiner, if there is one
 // already, is the first launcher's.
 func open(dir, version string, stderr io.Writer, joiner *join.Joiner) (w *Warden, err error) {
@@ -207,7 +204,7 @@ func open(dir, version string, stderr io.Writer, joiner *join.Joiner) (w *Warden
 	}
 	left := make(chan struct{})
 	w = &Warden{
-		version: version, dir: dir, rec: rec, container: rec.Container(), self: ownProgram,
+		version: version, dir: dir, rec: rec, container: rec.Container(), self: install.OwnProgram,
 		log: slog.New(slog.NewTextHandler(stderr, nil)), stderr: stderr,
 		requests: make(chan *request, queueLength), joined: make(chan joined, 1),
 		first: firstStart{done: make(chan struct{})}, left: left, leaving: sync.OnceFunc(func() { close(left) }), ended: make(chan struct{}),

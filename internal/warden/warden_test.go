@@ -129,9 +129,10 @@ func TestARequestThatRunHasTakenUpIsAnsweredThoughItsClientLeaves(t *testing.T) 
 
 func TestAClientHearsOfTheStopAtOnceAndOfAFastLaunchWithItsEnd(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		slow bool // the launch takes longer than a client is kept waiting
-	}{{"fast", false}, {"slow", true}} {
+		name    string
+		slow    bool // the launch takes longer than a client is kept waiting
+		overlap bool // the old gateway is stopped after it
+	}{{"fast", false, false}, {"slow", true, false}, {"overlap", false, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			w := idle()
 			heard := make(chan code.Stage, 8)
@@ -169,6 +170,12 @@ func TestAClientHearsOfTheStopAtOnceAndOfAFastLaunchWithItsEnd(t *testing.T) {
 					t.Errorf("heard of %d stages while the successor starts", n)
 				}
 			}
+			if c.overlap {
+				tell(code.StageStop)
+				if a, b, s := <-heard, <-heard, <-heard; a != code.StageLaunch || b != code.StageListen || s != code.StageStop || time.Since(begun) >= stagesLate {
+					t.Errorf("heard %s, %s, %s after %v", a, b, s, time.Since(begun))
+				}
+			}
 			r.reply <- control.Message{Done: true, Text: "done"}
 			if m := <-got; m.Text != "done" {
 				t.Errorf("got %+v", m)
@@ -177,7 +184,7 @@ func TestAClientHearsOfTheStopAtOnceAndOfAFastLaunchWithItsEnd(t *testing.T) {
 			for len(heard) > 0 {
 				rest = append(rest, <-heard)
 			}
-			if want := []code.Stage{code.StageLaunch, code.StageListen}; !c.slow && !slices.Equal(rest, want) || c.slow && len(rest) != 0 {
+			if want := []code.Stage{code.StageLaunch, code.StageListen}; !c.slow && !c.overlap && !slices.Equal(rest, want) || (c.slow || c.overlap) && len(rest) != 0 {
 				t.Errorf("heard %v with the end", rest)
 			}
 		})
